@@ -1,0 +1,33 @@
+"""Recurrent networks from their equations.
+
+    from torch import sigmoid, tanh
+    from unrolled import cell, Recurrent
+
+    @cell(states="h")
+    def mine(x, h, W):
+        z = sigmoid(W.z(x, h))
+        return z * h + (1 - z) * tanh(W.n(x, h))
+
+    layer = Recurrent(mine, input_size=32, hidden_size=64)
+    outputs, state = layer(x)
+"""
+
+from unrolled import cells
+from unrolled.cell import Cell, cell, fit
+from unrolled.errors import (
+    CellError,
+    CheckpointError,
+    DataError,
+    DivergedError,
+    InputError,
+    UnrolledError,
+)
+from unrolled.nn import GRU, LSTM, RNN, Recurrent
+from unrolled.scan import scan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU", "LSTM", "RNN", "Cell", "CellError", "CheckpointError", "DataError", "DivergedError", "InputError",
+    "Recurrent", "UnrolledError", "cell", "cells", "fit", "scan",
+]  # fmt: skip

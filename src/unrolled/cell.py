@@ -1,0 +1,317 @@
+"""From a Python function to a cell.
+
+    @cell(states="h c")
+    def lstm(x, h, c, W):
+        i = sigmoid(W.i(x, h))
+        ...
+        return h, c
+
+The notation, complete:
+
+- `W.i(x, h)` is an affine map: a matrix `i.x`, a matrix `i.h` and a bias `i.bias`. An argument computed
+  in the step is named by keyword: `W.n(x, h=r * h)`. `bias=1.0` is where the bias starts, `bias=False` leaves
+  it out; `init={"h": "identity"}` asks for an initialiser.
+- `W.p * c`: a name that is not called is a learned vector. `W["i"]` is `W.i`, for names made in a loop.
+- `fit(W.x, x, like=h)` is x where it already has h's width, or else its projection `W.x(x, bias=False)`.
+- Everything else is an operator or a torch function from `unrolled.graph.OPERATIONS`.
+- Parameters of the function: the inputs, the states in order, `W`; keyword-only ones are the cell's options.
+- It returns the new states in order, then the values declared as `outputs`.
+
+The function runs once on symbols when it is defined. That finds mistakes and yields the graph, from which the
+parameters, shapes, formulas and drawings are derived. Values that meet in an operation have one width; the
+input's is D, the states' is H (H_h and H_c where two states differ, as in an LSTM with a projection).
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import sys
+import types
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from unrolled.errors import CellError, InputError
+from unrolled.graph import OPERATIONS, Graph, Parameter, affine
+from unrolled.options import options_of
+from unrolled.trace import Operand, Symbol, Trace, TracedWeight
+
+
+class Cell:
+    """One step of a recurrence, from its graph.
+
+    Attributes:
+        name: what it is called, with the options that differ from their defaults.
+        graph: the step as data, for an input of its own width D.
+        square: the step where the input is as wide as the state; it differs only where `fit` is used.
+    """
+
+    def __init__(self, name: str, graph: Graph, square: Graph | None = None) -> None:
+        self.name = name
+        self.graph = graph
+        self._square = square
+
+    @property
+    def square(self) -> Graph:
+        return self._square or self.graph
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.graph.inputs
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return self.graph.states
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.graph.outputs
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The learned tensors by name, shapes in the symbols D and H."""
+        return self.graph.parameters
+
+    def graph_for(self, input_width: int, state_width: int) -> Graph:
+        """The step for these widths."""
+        return self.square if input_width == state_width else self.graph
+
+    def graph_using(self, parameters: Mapping[str, Tensor]) -> Graph:
+        """The step that these parameters belong to."""
+        return self.graph if self.graph.parameters.keys() <= parameters.keys() else self.square
+
+    def __call__(self, *values: Any) -> Any:
+        """Run one step on tensors: `cell(x, h, c, W)`.
+
+        Args:
+            values: the inputs (B, D) or token numbers (B,), the states (B, H), and W, a mapping from
+                parameter names to tensors.
+
+        Returns:
+            the new states, then the outputs; one alone is not wrapped in a tuple.
+        """
+        names = (*self.inputs, *self.states)
+        if len(values) != len(names) + 1:
+            raise InputError(
+                f"cell {self.name!r} takes ({', '.join(names)}, W), but got {len(values)} values"
+            )
+        results = self.run(dict(zip(names, values[:-1], strict=True)), values[-1])
+        return results[0] if len(results) == 1 else results
+
+    def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Run one step by names; returns the new states, then the outputs."""
+        return self.graph_using(parameters).run(values, parameters)
+
+    def __repr__(self) -> str:
+        results = ", ".join((*self.states, *self.outputs))
+        return f"<cell {self.name}: ({', '.join((*self.inputs, *self.states))}) -> ({results})>"
+
+    def __deepcopy__(self, memo: Any) -> Cell:
+        return self
+
+    def __reduce__(self) -> Any:
+        return Cell, (self.name, self.graph, self.square)
+
+
+class EquationCell(Cell):
+    """A cell defined by a function; made by `cell`.
+
+    Attributes:
+        options: the value of each option by name.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        states: tuple[str, ...],
+        outputs: tuple[str, ...] = (),
+        initial: Mapping[str, float] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.function = function
+        self.base_name = function.__name__
+        self.__doc__ = inspect.getdoc(function)
+        self._declared = (states, outputs, initial or {})
+        self._known = options_of(function)
+        for name in options or {}:
+            if name not in self._known:
+                has = f"its options: {', '.join(self._known)}" if self._known else "it has none"
+                raise CellError(f"cell {self.base_name!r} has no option {name!r}; {has}")
+        given = {k: self._known[k].read(v, self.base_name) for k, v in (options or {}).items()}
+        self.options = {name: given.get(name, known.default) for name, known in self._known.items()}
+        self._changed = {k: v for k, v in self.options.items() if v != self._known[k].default}
+        changed = ", ".join(f"{k}={str(v).lower()}" for k, v in self._changed.items())
+        super().__init__(
+            f"{self.base_name}({changed})" if changed else self.base_name, self._trace(square=False)
+        )
+        self._sources = {n.name: n.sources for n in self.graph.nodes if n.kind == "affine"}
+
+    @cached_property
+    def square(self) -> Graph:
+        return self._trace(square=True)
+
+    @property
+    def option_help(self) -> dict[str, str]:
+        """What each option takes, in words, by name."""
+        return {name: known.takes for name, known in self._known.items()}
+
+    def with_options(self, **options: Any) -> EquationCell:
+        """The same cell with other options.
+
+        Raises:
+            CellError: no such option, or a value it does not take; the message lists what it takes.
+        """
+        return EquationCell(self.function, *self._declared, self._changed | options)
+
+    def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        W = Weights(lambda name: BoundWeight(parameters, self._sources, name))
+        results = self.function(*values.values(), W, **self.options)
+        return results if isinstance(results, tuple) else (results,)
+
+    def __reduce__(self) -> Any:
+        home = sys.modules.get(self.function.__module__)
+        if isinstance(getattr(home, self.base_name, None), EquationCell):
+            return _find_again, (self.function.__module__, self.base_name, self._changed)
+        return super().__reduce__()
+
+    def _trace(self, square: bool) -> Graph:
+        states, outputs, initial = self._declared
+        trace = Trace(_inputs_of(self.function, states), states, square)
+        W = Weights(lambda name: TracedWeight(trace, name))
+        returned, local = _run_on_symbols(
+            self.function, (*trace.inputs.values(), *trace.states.values(), W), self.options
+        )
+        values = returned if isinstance(returned, tuple) else (returned,)
+        wanted = (*states, *outputs)
+        where = f"cell {self.base_name!r}"
+        if len(values) != len(wanted):
+            raise CellError(
+                f"{where} returns {len(values)} values where {len(wanted)} are declared: {', '.join(wanted)}"
+            )
+        results = tuple(trace.operand(value) for value in values)
+        for name, result in zip(wanted, results, strict=True):
+            if not result.width:
+                raise CellError(f"{where} returns a number for {name}: it must be a vector")
+            if name in states:
+                trace.unify((result.index, trace.states[name].index), f"{where}: the new {name}")
+        if unknown := initial.keys() - set(states):
+            raise CellError(
+                f"{where} gives an initial value to {min(unknown)!r}, which is not one of its states"
+            )
+        taken = {*trace.inputs, *states, *outputs}
+        names = {v.index: k for k, v in reversed(local.items()) if isinstance(v, Symbol) and k not in taken}
+        return trace.finish(results, outputs, names, initial)
+
+
+class Weights:
+    """The `W` of a cell's equations."""
+
+    def __init__(self, weight: Callable[[str], Any]) -> None:
+        self.__weight = weight
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "." in name:
+            raise CellError(f"W.{name}: the name of a weight is a plain word")
+        return self.__weight(name)
+
+    __getitem__ = __getattr__
+
+
+class BoundWeight(Operand):
+    """`W.name` on tensors: the learned vector itself, or the affine map when called."""
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]], name: str
+    ) -> None:
+        self._parameters = parameters
+        self._sources = sources
+        self._name = name
+
+    def __call__(self, *values: Tensor, bias: Any = None, init: Any = None, **named: Tensor) -> Tensor:
+        positional = dict(zip(self._sources[self._name], values, strict=False))
+        return affine(self._parameters, self._name, positional | named)
+
+    def apply(self, name: str, operands: tuple[Any, ...]) -> Any:
+        tensors = (v._parameters[v._name] if isinstance(v, BoundWeight) else v for v in operands)
+        return OPERATIONS[name].run(*tensors)
+
+
+def cell(
+    *, states: str, outputs: str = "", initial: Mapping[str, float] | None = None
+) -> Callable[[Callable[..., Any]], EquationCell]:
+    """Make a cell of a function; the module's first lines give the notation.
+
+    Args:
+        states: the names of the states, separated by blanks, in the order of the function's arguments.
+        outputs: names of values returned after the states; a layer hands on the first of them, or else the
+            first state.
+        initial: what a state starts from where that is not 0, as in `{"m": -math.inf}`.
+
+    Raises:
+        CellError: the function is not a cell; the message names the line and what to write instead.
+    """
+    return lambda function: EquationCell(function, tuple(states.split()), tuple(outputs.split()), initial)
+
+
+def fit(weight: Any, x: Any, like: Any) -> Any:
+    """x itself where it is as wide as `like`, and its projection `weight(x, bias=False)` where it is not.
+
+    For equations that add an input to a hidden vector, such as MUT1's.
+    """
+    if isinstance(x, Symbol):
+        return x if x.width == like.width else weight(x, bias=False)
+    return x if x.is_floating_point() and x.shape[-1] == like.shape[-1] else weight(x, bias=False)
+
+
+def _find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell:
+    found: EquationCell = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
+    return found.with_options(**options) if options else found
+
+
+def _inputs_of(function: Callable[..., Any], states: tuple[str, ...]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    inputs = names[: len(names) - len(states) - 1]
+    if not states or names != (*inputs, *states, "W"):
+        wanted = ", ".join(("x", *states, "W"))
+        raise CellError(
+            f"cell {function.__name__!r} takes ({', '.join(names)}), but declares the states "
+            f"{' '.join(states)!r}: write def {function.__name__}({wanted})"
+        )
+    return inputs
+
+
+def _run_on_symbols(
+    function: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What the function returns, and its local variables as it returned: the author's names for values."""
+    local: dict[str, Any] = {}
+
+    def see(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code is function.__code__:
+            local.update(frame.f_locals)
+
+    before = sys.getprofile()
+    sys.setprofile(see)
+    try:
+        return function(*arguments, **options), local
+    except Exception as error:
+        raise CellError(_locate(function, error)) from error
+    finally:
+        sys.setprofile(before)
+
+
+def _locate(function: Callable[..., Any], error: Exception) -> str:
+    """The message of an error in a cell's function, with the line where it happened."""
+    message = str(error) if isinstance(error, CellError) else f"{type(error).__name__}: {error}"
+    line, traceback = 0, error.__traceback__
+    while traceback:
+        if traceback.tb_frame.f_code is function.__code__:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    file = function.__code__.co_filename
+    text = linecache.getline(file, line).strip()
+    return f"cell {function.__name__!r}, {file}:{line}: {message}" + (f" (in `{text}`)" if text else "")

@@ -1,0 +1,83 @@
+"""Gated recurrent units and smaller relatives.
+
+Three published orders of the GRU exist. `gru` resets after the recurrent product, as cuDNN and
+`torch.nn.GRU` do, so it needs one product a step; `gru_cho` and `gru_chung` multiply by the reset state,
+which takes two. In `gru` and `gru_cho` z keeps the old state; in `gru_chung` it takes the new one.
+"""
+
+from typing import Literal
+
+from torch import sigmoid, tanh
+
+from unrolled.cell import cell
+from unrolled.cells.rnn import POINTWISE
+
+
+@cell(states="h")
+def gru(x, h, W):
+    """Gated recurrent unit as in cuDNN and torch (reset after the product; z keeps the old state).
+
+        r = σ(W_r [x, h]),  z = σ(W_z [x, h])
+        n = tanh(W_n x + r ⊙ (W_m h))
+        h ← (1 − z) ⊙ n + z ⊙ h
+
+    Cho et al. 2014, arXiv:1406.1078v1.
+    """
+    r = sigmoid(W.r(x, h))
+    z = sigmoid(W.z(x, h))
+    n = tanh(W.n(x) + r * W.m(h))
+    return (1 - z) * n + z * h
+
+
+@cell(states="h")
+def gru_cho(x, h, W):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078v3): reset before the product, z keeps the old.
+
+    r = σ(W_r [x, h]),  z = σ(W_z [x, h])
+    n = tanh(W_n [x, r ⊙ h])
+    h ← z ⊙ h + (1 − z) ⊙ n
+    """
+    r = sigmoid(W.r(x, h))
+    z = sigmoid(W.z(x, h))
+    n = tanh(W.n(x, h=r * h))
+    return z * h + (1 - z) * n
+
+
+@cell(states="h")
+def gru_chung(x, h, W):
+    """Gated recurrent unit (Chung et al. 2014, arXiv:1412.3555): reset before the product, z takes the new.
+
+    r = σ(W_r [x, h]),  z = σ(W_z [x, h])
+    n = tanh(W_n [x, r ⊙ h])
+    h ← (1 − z) ⊙ h + z ⊙ n
+    """
+    r = sigmoid(W.r(x, h))
+    z = sigmoid(W.z(x, h))
+    n = tanh(W.n(x, h=r * h))
+    return (1 - z) * h + z * n
+
+
+@cell(states="h")
+def mgu(x, h, W):
+    """Minimal gated unit (Zhou et al. 2016, arXiv:1603.09420): one gate forgets and resets.
+
+    f = σ(W_f [x, h])
+    n = tanh(W_n [x, f ⊙ h])
+    h ← (1 − f) ⊙ h + f ⊙ n
+    """
+    f = sigmoid(W.f(x, h))
+    n = tanh(W.n(x, h=f * h))
+    return (1 - f) * h + f * n
+
+
+@cell(states="h")
+def gated(x, h, W, *, activation: Literal["tanh", "relu", "sigmoid", "softplus"] = "tanh"):
+    """The minimal gated recurrence f(W h) b + h (1 − b): a highway layer through time (Srivastava et al.
+    2015, arXiv:1505.00387), or a GRU without reset.
+
+    n = tanh(W_n [x, h]),  b = σ(W_b [x, h])
+    h ← n ⊙ b + h ⊙ (1 − b)
+    """
+    n = POINTWISE[activation](W.n(x, h))
+    b = sigmoid(W.b(x, h))
+    return n * b + h * (1 - b)

@@ -1,0 +1,36 @@
+"""The error tree.
+
+Every mistake a user can make raises an `UnrolledError` whose message is one line: what was asked,
+why it cannot be, and what works instead. The command line prints that line and exits with status 2.
+
+    UnrolledError
+    ├── CellError         the equations of a cell are wrong, or no such cell exists
+    ├── InputError        a tensor, a state or an argument of a layer does not fit
+    ├── DataError         a text, a data set or a download
+    ├── CheckpointError   a run folder or a checkpoint
+    └── DivergedError     training produced a value that is not finite
+"""
+
+
+class UnrolledError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class CellError(UnrolledError):
+    """The equations of a cell are wrong, or no cell of that name exists."""
+
+
+class InputError(UnrolledError, ValueError):
+    """An argument, a tensor or a state does not fit what it was given to."""
+
+
+class DataError(UnrolledError):
+    """A text or a data set is missing, unreadable, too short or not what was expected."""
+
+
+class CheckpointError(UnrolledError):
+    """A run folder or a checkpoint is missing, damaged, or belongs to something else."""
+
+
+class DivergedError(UnrolledError):
+    """Training produced a loss or a gradient that is not finite."""

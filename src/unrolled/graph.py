@@ -1,0 +1,303 @@
+"""The graph of a cell: what one step computes, as data.
+
+A `Graph` is a list of `Node`s in the order in which the equations were written. Everything else about a
+cell is read off it: parameters and their shapes, the formulas, the drawing, the saved form in a checkpoint.
+A graph also runs on tensors by itself, so a cell can be restored without its source code.
+
+`OPERATIONS` is the one table of pointwise operations. Adding an operation is adding a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unrolled.errors import CellError, InputError
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table.
+
+    `run` computes it on tensors; `also` lists other torch functions that mean the same; `text` is how it is
+    written in a formula, with {0}, {1} for its operands; `binding` is how tightly that text holds together
+    (1 sum, 2 product, 3 sign, 4 power, 5 call).
+    """
+
+    name: str
+    run: Callable[..., Any]
+    text: str
+    binding: int = 5
+    also: tuple[Callable[..., Any], ...] = ()
+
+    @property
+    def arity(self) -> int:
+        return sum(f"{{{k}}}" in self.text for k in range(3))
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    row.name: row
+    for row in (
+        Operation("add", torch.add, "{0} + {1}", 1),
+        Operation("sub", torch.sub, "{0} − {1}", 1, (torch.subtract,)),
+        Operation("mul", torch.mul, "{0} ⊙ {1}", 2, (torch.multiply,)),
+        Operation("div", torch.div, "{0} / {1}", 2, (torch.divide, torch.true_divide)),
+        Operation("neg", torch.neg, "−{0}", 3, (torch.negative,)),
+        Operation("pow", torch.pow, "{0}^{1}", 4),
+        Operation("sigmoid", torch.sigmoid, "σ({0})", also=(torch.special.expit, F.sigmoid)),
+        Operation("tanh", torch.tanh, "tanh({0})", also=(F.tanh,)),
+        Operation("relu", torch.relu, "relu({0})", also=(F.relu,)),
+        Operation("softplus", F.softplus, "softplus({0})"),
+        Operation("exp", torch.exp, "exp({0})"),
+        Operation("expm1", torch.expm1, "expm1({0})", also=(torch.special.expm1,)),
+        Operation("log", torch.log, "log({0})"),
+        Operation("log1p", torch.log1p, "log1p({0})", also=(torch.special.log1p,)),
+        Operation("sqrt", torch.sqrt, "sqrt({0})"),
+        Operation("abs", torch.abs, "|{0}|", also=(torch.absolute,)),
+        Operation("sin", torch.sin, "sin({0})"),
+        Operation("cos", torch.cos, "cos({0})"),
+        Operation("maximum", torch.maximum, "max({0}, {1})"),
+        Operation("minimum", torch.minimum, "min({0}, {1})"),
+        Operation("gt", torch.gt, "[{0} > {1}]", also=(torch.greater,)),
+        Operation("ge", torch.ge, "[{0} ≥ {1}]", also=(torch.greater_equal,)),
+        Operation("lt", torch.lt, "[{0} < {1}]", also=(torch.less,)),
+        Operation("le", torch.le, "[{0} ≤ {1}]", also=(torch.less_equal,)),
+        Operation("where", torch.where, "where({0}, {1}, {2})"),
+    )
+}
+
+OPERATION_OF: Final[dict[Callable[..., Any], str]] = {
+    function: row.name
+    for row in OPERATIONS.values()
+    for function in (row.run, *row.also, getattr(Tensor, row.name, row.run))
+}
+
+LEAVES: Final = ("input", "state", "constant", "vector")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of the step.
+
+    kind: `input`, `state` (the old value), `constant`, `vector` (a learned vector), `affine`, or a row of
+        the table of operations.
+    args: indices of the operands in the graph.
+    name: of the input, state, vector or affine map.
+    sources: for an affine map, the name of each argument; its matrices are `name.source`.
+    bias: for an affine map, the initial value of its bias, or None for no bias.
+    value: of a constant.
+    width: a symbol such as "D" or "H"; "" for a number, which fits every width.
+    """
+
+    kind: str
+    args: tuple[int, ...] = ()
+    name: str = ""
+    sources: tuple[str, ...] = ()
+    bias: float | None = None
+    value: float = 0.0
+    width: str = ""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A learned tensor: its name (`gate.source`, `gate.bias` or a vector's own), its shape in width symbols,
+    and what the cell says of its initial value (a number, an initialiser's name, or None for the default)."""
+
+    name: str
+    shape: tuple[str, ...]
+    init: float | str | None = None
+
+    @property
+    def symbol(self) -> str:
+        """How formulas write it: W_ix, b_i, p_i."""
+        gate, _, source = self.name.partition(".")
+        return gate if not source else f"b_{gate}" if source == "bias" else f"W_{gate}{source}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One step of a cell.
+
+    inputs, states, outputs: their names; `outputs` are results that are not states.
+    results: the node of each new state, then of each output.
+    names: what the cell's author called a node.
+    initial: the value a state starts from, where it is not 0.
+    inits: the initialiser a parameter asks for, where it is not the default.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    states: tuple[str, ...]
+    outputs: tuple[str, ...]
+    results: tuple[int, ...]
+    names: Mapping[int, str] = field(default_factory=dict)
+    initial: Mapping[str, float] = field(default_factory=dict)
+    inits: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every learned tensor by name, in the order of its first use."""
+        found: dict[str, Parameter] = {}
+
+        def add(name: str, shape: tuple[str, ...], init: float | None = None) -> None:
+            found.setdefault(name, Parameter(name, shape, self.inits.get(name, init)))
+
+        for node in self.nodes:
+            if node.kind == "vector":
+                add(node.name, (node.width,))
+            elif node.kind == "affine":
+                for source, arg in zip(node.sources, node.args, strict=True):
+                    add(f"{node.name}.{source}", (node.width, self.nodes[arg].width))
+                if node.bias is not None:
+                    add(f"{node.name}.bias", (node.width,), node.bias)
+        return found
+
+    @property
+    def widths(self) -> dict[str, str]:
+        """The width symbol of every input and state by name."""
+        return {node.name: node.width for node in self.nodes if node.kind in ("input", "state")}
+
+    @property
+    def output_width(self) -> str:
+        """The width of what a layer hands on: the first output, or else the first state."""
+        return self.nodes[self.results[len(self.states) if self.outputs else 0]].width
+
+    def sizes(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
+        """What each width symbol is for these learned tensors.
+
+        Raises:
+            InputError: a tensor is missing, or its shape does not fit.
+        """
+        found: dict[str, int] = {}
+        for name, parameter in self.parameters.items():
+            if name not in parameters:
+                raise InputError(f"the parameter {name!r} is missing; there are {', '.join(parameters)}")
+            shape = tuple(parameters[name].shape)
+            expected = tuple(found.get(s, n) for s, n in zip(parameter.shape, shape, strict=False))
+            if len(shape) != len(parameter.shape) or shape != expected:
+                raise InputError(
+                    f"parameter {name!r} has shape {shape}, expected {expected or parameter.shape}"
+                )
+            found.update(zip(parameter.shape, shape, strict=True))
+        return found
+
+    def uses_directly(self, name: str) -> bool:
+        """Whether an input enters a pointwise operation itself, not only through a matrix."""
+        return any(
+            self.nodes[arg].kind == "input" and self.nodes[arg].name == name
+            for node in self.nodes
+            if node.kind != "affine"
+            for arg in node.args
+        )
+
+    def without_biases(self) -> Graph:
+        """The same step with every affine map linear."""
+        return replace(self, nodes=tuple(replace(node, bias=None) for node in self.nodes))
+
+    def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Compute the step on tensors.
+
+        Args:
+            values: inputs (B, D) or token numbers (B,), and states (B, H), by name.
+            parameters: by name.
+
+        Returns:
+            the new states, then the outputs.
+        """
+        done: list[Any] = []
+        for node in self.nodes:
+            args = [done[k] for k in node.args]
+            if node.kind in ("input", "state"):
+                done.append(values[node.name])
+            elif node.kind == "constant":
+                done.append(node.value)
+            elif node.kind == "vector":
+                done.append(parameters[node.name])
+            elif node.kind == "affine":
+                done.append(affine(parameters, node.name, dict(zip(node.sources, args, strict=True))))
+            else:
+                done.append(OPERATIONS[node.kind].run(*args))
+        return tuple(done[k] for k in self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        """The graph as plain data; `from_json` reads it back."""
+        return {
+            "nodes": [
+                {k: v for k, v in vars(node).items() if v != getattr(_EMPTY, k) or k == "bias"}
+                for node in self.nodes
+            ],
+            "inputs": self.inputs,
+            "states": self.states,
+            "outputs": self.outputs,
+            "results": self.results,
+            "names": {str(k): v for k, v in self.names.items()},
+            "initial": {k: repr(v) for k, v in self.initial.items()},
+            "inits": dict(self.inits),
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> Graph:
+        """Read a graph written by `to_json`.
+
+        Raises:
+            CellError: the data is not a graph, or uses an operation this version does not know.
+        """
+        try:
+            nodes: tuple[Node, ...] = tuple(
+                Node(**{k: tuple(v) if isinstance(v, list) else v for k, v in node.items()})
+                for node in data["nodes"]
+            )
+            graph = Graph(
+                nodes,
+                tuple(data["inputs"]),
+                tuple(data["states"]),
+                tuple(data["outputs"]),
+                tuple(data["results"]),
+                {int(k): str(v) for k, v in data["names"].items()},
+                {k: float(v) for k, v in data["initial"].items()},
+                dict(data["inits"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CellError(f"this is not the graph of a cell: {error}") from error
+        for index, node in enumerate(nodes):
+            if node.kind not in (*LEAVES, "affine", *OPERATIONS):
+                raise CellError(f"the graph uses {node.kind!r}, which this version of unrolled does not know")
+            if any(not 0 <= arg < index for arg in node.args):
+                raise CellError("this is not the graph of a cell: a node uses a later one")
+        if any(not 0 <= k < len(nodes) for k in graph.results):
+            raise CellError("this is not the graph of a cell: a result does not exist")
+        return graph
+
+
+_EMPTY: Final = Node("")
+
+
+def affine(parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Tensor]) -> Tensor:
+    """The sum of each argument times its own matrix, plus the bias if there is one.
+
+    An argument of integers is a batch of one-hot vectors: its product is a column of the matrix, taken
+    without building the vector.
+    """
+    total = parameters.get(f"{name}.bias")
+    for source, value in values.items():
+        matrix = parameters[f"{name}.{source}"]
+        if not value.is_floating_point():
+            term = F.embedding(value, matrix.t())
+        elif value.shape[-1] != matrix.shape[1]:
+            raise InputError(
+                f"W.{name} multiplies {source!r} of width {matrix.shape[1]}, but got width {value.shape[-1]}"
+            )
+        elif value.ndim == 2 and total is not None:
+            total = torch.addmm(total, value, matrix.t())
+            continue
+        else:
+            term = F.linear(value, matrix)
+        total = term if total is None else total + term
+    if total is None:
+        raise CellError(f"W.{name}() is applied to nothing; give it an argument, such as W.{name}(x)")
+    return total

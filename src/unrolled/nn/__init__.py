@@ -1,0 +1,7 @@
+"""Recurrent layers as torch modules."""
+
+from unrolled.nn.initialise import INITIALISERS, initialise
+from unrolled.nn.recurrent import Recurrent
+from unrolled.nn.torch_layers import GRU, LSTM, RNN
+
+__all__ = ["GRU", "INITIALISERS", "LSTM", "RNN", "Recurrent", "initialise"]

@@ -1,0 +1,139 @@
+"""A layer for any cell, with its parameters by gate name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cell import Cell
+from unrolled.errors import InputError
+from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
+from unrolled.nn.stack import RecurrentStack
+
+
+class Recurrent(RecurrentStack):
+    """Any cell through time.
+
+    `layer(x, state)` returns the outputs of the last layer and the final states by name. Parameters are named
+    by layer, gate and argument: `l0.f.x`, `l0.f.h`, `l0.f.bias`, `l1_reverse.p_i`.
+
+    Args:
+        cell: a cell, from `unrolled.cells` or of one's own.
+        input_size: D, the width of the input; for token inputs the size of the vocabulary.
+        hidden_size: H, the width of the states; a mapping by state name where they differ, as in
+            {"h": 64, "c": 256} for an LSTM with a projection.
+        num_layers: layers, each reading the outputs of the one below.
+        bias: False leaves out every bias.
+        batch_first: x and the outputs are (B, T, D) instead of (T, B, D); states are not changed by it.
+        dropout: the probability of dropping a value between layers, in training.
+        bidirectional: a second cell reads from the end; outputs are joined.
+        init: initialisers by pattern, as in {"f.bias": 1.0, "*.h": "orthogonal"}; see
+            `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
+        backend: see `unrolled.scan.scan`.
+
+    Shapes: x (T, B, D) or token numbers (T, B), also without B; outputs (T, B, H · directions); states
+        (layers · directions, B, H).
+
+    Raises:
+        InputError: an argument or an input does not fit.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int | Mapping[str, int],
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        init: Mapping[str, Initialiser] | None = None,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        widths = _state_sizes(cell, hidden_size)
+        super().__init__(
+            cell,
+            input_size,
+            widths,
+            num_layers,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            backend=backend,
+        )
+        self.bias = bias
+        self.init = dict(init or {})
+        for place, suffix in enumerate(self.suffixes):
+            below = self.input_size_of(place // (1 + bidirectional))
+            graph = cell.graph_for(below, widths[cell.states[0]])
+            sizes = self.sizes | ({graph.widths[cell.inputs[0]]: below})
+            tensors = {
+                name: nn.Parameter(torch.empty([sizes[s] for s in p.shape], device=device, dtype=dtype))
+                for name, p in graph.parameters.items()
+                if bias or not name.endswith(".bias")
+            }
+            self.add_module(suffix, _by_gate(tensors))
+        self.reset_parameters()
+
+    def forward(
+        self, x: Tensor, state: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.run(x, state)
+
+    def parameters_of(self, suffix: str) -> dict[str, Tensor]:
+        return dict(self.get_submodule(suffix).named_parameters())
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values anew."""
+        wanted = {
+            name: p.init
+            for graph in (self.cell.square, self.cell.graph)
+            for name, p in graph.parameters.items()
+        }
+        bound = 1 / math.sqrt(self.state_sizes[self.cell.states[0]])
+        for suffix in self.suffixes:
+            tensors = self.parameters_of(suffix)
+            for name, tensor in tensors.items():
+                how = wanted[name]
+                initialise(tensor, how if how is not None else f"uniform:{bound}")
+            initialise_matching(tensors, self.init)
+
+    def extra_repr(self) -> str:
+        return f"{self.cell.name}, {super().extra_repr()}"
+
+
+def _state_sizes(cell: Cell, hidden_size: int | Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(hidden_size, Mapping):
+        return dict.fromkeys(cell.states, hidden_size)
+    if hidden_size.keys() != set(cell.states):
+        raise InputError(
+            f"hidden_size names {', '.join(hidden_size)}; the states are {', '.join(cell.states)}"
+        )
+    by_symbol: dict[str, int] = {}
+    for name, size in hidden_size.items():
+        if by_symbol.setdefault(cell.graph.widths[name], size) != size:
+            raise InputError(
+                f"the states of cell {cell.name!r} must be of one width, got {dict(hidden_size)}"
+            )
+    return {name: hidden_size[name] for name in cell.states}
+
+
+def _by_gate(tensors: Mapping[str, nn.Parameter]) -> nn.Module:
+    """A module whose parameter names are `gate.source`, or a learned vector's own."""
+    module = nn.Module()
+    for name, tensor in tensors.items():
+        gate, _, source = name.partition(".")
+        if source:
+            if gate not in dict(module.named_children()):
+                module.add_module(gate, nn.Module())
+            module.get_submodule(gate).register_parameter(source, tensor)
+        else:
+            module.register_parameter(gate, tensor)
+    return module

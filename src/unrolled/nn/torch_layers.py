@@ -1,0 +1,202 @@
+"""`RNN`, `LSTM` and `GRU` with the arguments, parameters and initial values of `torch.nn`.
+
+They run the cells of the zoo on slices of torch's stacked matrices, so a `state_dict` goes either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cell import Cell
+from unrolled.cells import gru, lstm, rnn
+from unrolled.errors import InputError
+from unrolled.nn.stack import RecurrentStack
+
+
+class _TorchLayer(RecurrentStack):
+    """Parameters as `torch.nn.RNNBase` keeps them: the gates stacked in one matrix for x and one for h, and
+    two biases, which add up where both belong to one gate."""
+
+    x_gates: ClassVar[tuple[str, ...]]
+    h_gates: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+    ) -> None:
+        widths = dict.fromkeys(cell.states, hidden_size) | ({"h": proj_size} if proj_size else {})
+        super().__init__(
+            cell,
+            input_size,
+            widths,
+            num_layers,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            backend=backend,
+        )
+        self.hidden_size = hidden_size
+        self.proj_size = proj_size
+        self.bias = bias
+        rows = len(self.x_gates) * hidden_size
+        for place, suffix in enumerate(self.suffixes):
+            shapes = {
+                "weight_ih": (rows, self.input_size_of(place // (1 + bidirectional))),
+                "weight_hh": (rows, proj_size or hidden_size),
+                **({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}),
+                **({"weight_hr": (proj_size, hidden_size)} if proj_size else {}),
+            }
+            for name, shape in shapes.items():
+                tensor = torch.empty(shape, device=device, dtype=dtype)
+                self.register_parameter(f"{name}_{suffix}", nn.Parameter(tensor))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values anew, as torch does: uniform within ±1/√H."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for tensor in self.parameters():
+            nn.init.uniform_(tensor, -bound, bound)
+
+    def parameters_of(self, suffix: str) -> dict[str, Tensor]:
+        def rows(name: str, gates: tuple[str, ...]) -> dict[str, Tensor]:
+            stacked: Tensor = getattr(self, f"{name}_{suffix}")
+            return dict(zip(gates, stacked.chunk(len(gates)), strict=True))
+
+        found = {f"{gate}.x": matrix for gate, matrix in rows("weight_ih", self.x_gates).items()}
+        found |= {f"{gate}.h": matrix for gate, matrix in rows("weight_hh", self.h_gates).items()}
+        if self.proj_size:
+            found["r.h"] = getattr(self, f"weight_hr_{suffix}")
+        if self.bias:
+            x_bias, h_bias = rows("bias_ih", self.x_gates), rows("bias_hh", self.h_gates)
+            for gate in x_bias | h_bias:
+                both = [bias[gate] for bias in (x_bias, h_bias) if gate in bias]
+                found[f"{gate}.bias"] = both[0] if len(both) == 1 else both[0] + both[1]
+        return found
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.bias else ", bias=False")
+
+
+class RNN(_TorchLayer):
+    """Elman network with the arguments of `torch.nn.RNN`; `layer(x, h)` returns `output, h`.
+
+    Args:
+        input_size, hidden_size, num_layers, nonlinearity ("tanh" or "relu"), bias, batch_first, dropout,
+            bidirectional, device, dtype: as in torch.
+
+    Shapes: x (T, B, D), (T, D), or token numbers (T, B); h (layers · directions, B, H).
+
+    Raises:
+        InputError: an argument or an input does not fit.
+    """
+
+    x_gates = h_gates = ("h",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise InputError(
+                f"nonlinearity is tanh or relu, got {nonlinearity!r}; "
+                "for others use Recurrent(rnn.with_options(activation=...))"
+            )
+        self.nonlinearity = nonlinearity
+        super().__init__(
+            rnn.with_options(activation=nonlinearity), input_size, hidden_size, num_layers, *args, **kwargs
+        )
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        output, state = self.run(x, None if h is None else {"h": h})
+        return output, state["h"]
+
+
+class GRU(_TorchLayer):
+    """Gated recurrent unit with the arguments of `torch.nn.GRU`; `layer(x, h)` returns `output, h`.
+
+    It resets after the recurrent product, as torch and cuDNN do. For the published orders use
+    `Recurrent(gru_cho, ...)` or `Recurrent(gru_chung, ...)`.
+
+    Shapes: x (T, B, D), (T, D), or token numbers (T, B); h (layers · directions, B, H).
+
+    Raises:
+        InputError: an argument or an input does not fit.
+    """
+
+    x_gates = ("r", "z", "n")
+    h_gates = ("r", "z", "m")
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(gru, input_size, hidden_size, num_layers, *args, **kwargs)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        output, state = self.run(x, None if h is None else {"h": h})
+        return output, state["h"]
+
+
+class LSTM(_TorchLayer):
+    """Long short-term memory with the arguments of `torch.nn.LSTM`; `layer(x, (h, c))` returns
+    `output, (h, c)`.
+
+    Args:
+        proj_size: the width of h where it is a projection (Sak et al. 2014); 0 for none. The others as in torch.
+
+    Shapes: x (T, B, D), (T, D), or token numbers (T, B); h (layers · directions, B, H or proj_size),
+        c (layers · directions, B, H).
+
+    Raises:
+        InputError: an argument or an input does not fit.
+    """
+
+    x_gates = h_gates = ("i", "f", "g", "o")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= proj_size < hidden_size:
+            raise InputError(f"proj_size must be from 0 to hidden_size - 1, got {proj_size} of {hidden_size}")
+        super().__init__(
+            lstm.with_options(projection=bool(proj_size)), input_size, hidden_size, num_layers, bias, batch_first,
+            dropout, bidirectional, proj_size=proj_size, **kwargs,
+        )  # fmt: skip
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if state is not None and (isinstance(state, Tensor | Mapping) or len(state) != 2):
+            raise InputError("the state of an LSTM is a pair (h, c)")
+        output, end = self.run(x, None if state is None else dict(zip("hc", state, strict=True)))
+        return output, (end["h"], end["c"])

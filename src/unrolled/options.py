@@ -1,0 +1,73 @@
+"""The options of a cell: the keyword-only arguments of its function, with what each may be.
+
+What an option takes is read from its annotation (`bool`, `float`, `int`, `str` or a `Literal` of strings), or
+from its default where it has none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unrolled.errors import CellError
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its name, its default, and its kind or the words it may be."""
+
+    name: str
+    default: Any
+    kind: type
+    choices: tuple[str, ...] = ()
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words."""
+        if self.choices:
+            return " | ".join(self.choices)
+        return {bool: "true | false", float: "a number", int: "a whole number"}.get(self.kind, "text")
+
+    def read(self, value: Any, owner: str) -> Any:
+        """The value this option takes for what was given; text is read as on the command line.
+
+        Raises:
+            CellError: it does not take such a value.
+        """
+        if isinstance(value, str) and self.kind is not str:
+            try:
+                value = _WORDS[value.lower()] if self.kind is bool else self.kind(value)
+            except (KeyError, ValueError):
+                raise self._refusal(value, owner) from None
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.kind or (self.choices and value not in self.choices):
+            raise self._refusal(value, owner)
+        return value
+
+    def _refusal(self, value: Any, owner: str) -> CellError:
+        return CellError(f"option {self.name} of cell {owner!r} cannot be {value!r}; it takes {self.takes}")
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    """The options of a cell's function by name.
+
+    Raises:
+        CellError: an option has no default.
+    """
+    hints = typing.get_type_hints(function)
+    found = {}
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is not p.KEYWORD_ONLY:
+            continue
+        if p.default is p.empty:
+            raise CellError(f"option {p.name} of cell {function.__name__!r} needs a default value")
+        hint = hints.get(p.name, type(p.default))
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        found[p.name] = Option(p.name, p.default, str if choices else hint, choices)
+    return found
