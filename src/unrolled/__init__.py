@@ -1,15 +1,15 @@
 """Recurrent networks from their equations.
 
-    from torch import sigmoid, tanh
-    from unrolled import cell, Recurrent
+from torch import sigmoid, tanh
+from unrolled import cell, Recurrent
 
-    @cell(states="h")
-    def mine(x, h, W):
-        z = sigmoid(W.z(x, h))
-        return z * h + (1 - z) * tanh(W.n(x, h))
+@cell(states="h")
+def mine(x, h, W):
+    z = sigmoid(W.z(x, h))
+    return z * h + (1 - z) * tanh(W.n(x, h))
 
-    layer = Recurrent(mine, input_size=32, hidden_size=64)
-    outputs, state = layer(x)
+layer = Recurrent(mine, input_size=32, hidden_size=64)
+outputs, state = layer(x)
 """
 
 from unrolled import cells

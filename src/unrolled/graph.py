@@ -227,8 +227,9 @@ class Graph:
     def to_json(self) -> dict[str, Any]:
         """The graph as plain data; `from_json` reads it back."""
         return {
+            # Numbers of a formula are written as text: JSON has no infinity.
             "nodes": [
-                {k: v for k, v in vars(node).items() if v != getattr(_EMPTY, k) or k == "bias"}
+                {k: repr(v) if k == "value" else v for k, v in vars(node).items() if v != getattr(_EMPTY, k)}
                 for node in self.nodes
             ],
             "inputs": self.inputs,
@@ -248,10 +249,7 @@ class Graph:
             CellError: the data is not a graph, or uses an operation this version does not know.
         """
         try:
-            nodes: tuple[Node, ...] = tuple(
-                Node(**{k: tuple(v) if isinstance(v, list) else v for k, v in node.items()})
-                for node in data["nodes"]
-            )
+            nodes = tuple(_read_node(node) for node in data["nodes"])
             graph = Graph(
                 nodes,
                 tuple(data["inputs"]),
@@ -267,14 +265,20 @@ class Graph:
         for index, node in enumerate(nodes):
             if node.kind not in (*LEAVES, "affine", *OPERATIONS):
                 raise CellError(f"the graph uses {node.kind!r}, which this version of unrolled does not know")
-            if any(not 0 <= arg < index for arg in node.args):
-                raise CellError("this is not the graph of a cell: a node uses a later one")
+            wanted = OPERATIONS[node.kind].arity if node.kind in OPERATIONS else len(node.sources)
+            if len(node.args) != wanted or any(not 0 <= arg < index for arg in node.args):
+                raise CellError(f"this is not the graph of a cell: node {index} has the wrong operands")
         if any(not 0 <= k < len(nodes) for k in graph.results):
             raise CellError("this is not the graph of a cell: a result does not exist")
         return graph
 
 
 _EMPTY: Final = Node("")
+
+
+def _read_node(data: Mapping[str, Any]) -> Node:
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    return Node(**{**fields, "value": float(data.get("value", 0.0))})
 
 
 def affine(parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Tensor]) -> Tensor:

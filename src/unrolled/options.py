@@ -1,4 +1,4 @@
-"""The options of a cell: the keyword-only arguments of its function, with what each may be.
+"""Options: the keyword-only arguments of a cell's function, and how a command line writes them.
 
 What an option takes is read from its annotation (`bool`, `float`, `int`, `str` or a `Literal` of strings), or
 from its default where it has none.
@@ -7,13 +7,15 @@ from its default where it has none.
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unrolled.errors import CellError
+from unrolled.errors import CellError, InputError
 
+_CALL = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<options>.*)\))?")
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -71,3 +73,16 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
         choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         found[p.name] = Option(p.name, p.default, str if choices else hint, choices)
     return found
+
+
+def read_call(text: str) -> tuple[str, dict[str, str]]:
+    """The name and the options in text such as `lstm(peepholes=vector, forget_bias=1)`.
+
+    Raises:
+        InputError: the text is not of this form.
+    """
+    match = _CALL.fullmatch(text.strip())
+    pairs = [part.split("=") for part in (match["options"] or "").split(",") if part.strip()] if match else []
+    if match is None or any(len(pair) != 2 for pair in pairs):
+        raise InputError(f"cannot read {text!r}; write NAME or NAME(option=value, option=value)")
+    return match["name"], {name.strip(): value.strip() for name, value in pairs}

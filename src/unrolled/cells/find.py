@@ -2,22 +2,17 @@
 
 import difflib
 import importlib.util
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from unrolled.cell import EquationCell
 from unrolled.errors import CellError
-
-_SPEC = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<options>.*)\))?")
+from unrolled.options import read_call
 
 
 def find(text: str, cells: Mapping[str, EquationCell], variants: Mapping[str, str]) -> EquationCell:
     """The cell that `text` names, among `cells`, `variants` of them, or in a Python file."""
-    match = _SPEC.fullmatch(text.strip())
-    if match is None:
-        raise CellError(f"cannot read the cell {text!r}; write lstm, lstm(peepholes=vector) or FILE.py:NAME")
-    name, options = match["name"], _read_options(text, match["options"] or "")
+    name, options = read_call(text)
     if name in variants:
         found = find(variants[name], cells, variants)
     elif name in cells:
@@ -29,13 +24,6 @@ def find(text: str, cells: Mapping[str, EquationCell], variants: Mapping[str, st
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join([*cells, *variants])}"
         raise CellError(f"no cell {name!r}: {hint} (a cell of your own is FILE.py:NAME)")
     return found.with_options(**options) if options else found
-
-
-def _read_options(text: str, options: str) -> dict[str, str]:
-    pairs = [part.split("=") for part in options.split(",") if part.strip()]
-    if any(len(pair) != 2 for pair in pairs):
-        raise CellError(f"cannot read the options of {text!r}; write lstm(peepholes=vector, forget_bias=1)")
-    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def _from_file(file: str, name: str) -> EquationCell:

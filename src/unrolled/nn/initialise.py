@@ -51,7 +51,7 @@ def initialise(tensor: Tensor, how: Initialiser) -> None:
     if callable(how):
         with torch.no_grad():
             how(tensor)
-    elif isinstance(how, str):
+    elif isinstance(how, str) and not _is_number(how):
         name, _, number = how.partition(":")
         if name not in INITIALISERS:
             raise InputError(
@@ -67,7 +67,15 @@ def initialise(tensor: Tensor, how: Initialiser) -> None:
                 f"initialiser {how!r} does not fit a tensor of shape {shape}: {error}"
             ) from error
     else:
-        nn.init.constant_(tensor, how)
+        nn.init.constant_(tensor, float(how))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def initialise_matching(tensors: Mapping[str, Tensor], patterns: Mapping[str, Initialiser]) -> None:

@@ -163,7 +163,7 @@ class LSTM(_TorchLayer):
     `output, (h, c)`.
 
     Args:
-        proj_size: the width of h where it is a projection (Sak et al. 2014); 0 for none. The others as in torch.
+        proj_size: the width of h where it is a projection (Sak et al. 2014); 0 for none. Others as in torch.
 
     Shapes: x (T, B, D), (T, D), or token numbers (T, B); h (layers · directions, B, H or proj_size),
         c (layers · directions, B, H).
@@ -189,8 +189,8 @@ class LSTM(_TorchLayer):
         if not 0 <= proj_size < hidden_size:
             raise InputError(f"proj_size must be from 0 to hidden_size - 1, got {proj_size} of {hidden_size}")
         super().__init__(
-            lstm.with_options(projection=bool(proj_size)), input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, proj_size=proj_size, **kwargs,
+            lstm.with_options(projection=bool(proj_size)), input_size, hidden_size, num_layers, bias,
+            batch_first, dropout, bidirectional, proj_size=proj_size, **kwargs,
         )  # fmt: skip
 
     def forward(

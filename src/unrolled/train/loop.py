@@ -1,0 +1,261 @@
+"""The training loop: gradient steps, and everything needed to stop at any of them and go on.
+
+A `Task` knows the model, the data and the loss; the loop knows steps, checkpoints, interruption and
+divergence. A run that is stopped and resumed gives the losses of one that was not, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from unrolled.errors import CheckpointError, DivergedError
+from unrolled.train import checkpoint
+from unrolled.train.checkpoint import Checkpoint
+from unrolled.train.files import JSON
+from unrolled.train.optimiser_state import optimizer_tensors, restore_optimizer
+from unrolled.train.optimisers import Clip, Schedule
+from unrolled.train.runs import Run
+
+
+class Task(Protocol):
+    """What is trained. Everything in it that changes between steps is in `tensors`."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network; its parameters are what the steps change."""
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of the step after `step` steps are done, and measurements to log with it."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Measurements on held-out data."""
+
+    def show(self, step: int) -> str:
+        """Something a reader can look at."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the task carries from step to step, besides the model."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put `tensors` back."""
+
+    def facts(self) -> dict[str, JSON]:
+        """What is needed to build the model again."""
+
+
+class Observer:
+    """Hears what happens. Every method may be left as it is."""
+
+    def started(self, step: int, steps: int) -> None:
+        """Training begins, or goes on after `step` steps."""
+
+    def stepped(self, record: Mapping[str, Any]) -> None:
+        """A step was made."""
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        """The held-out data were measured."""
+
+    def shown(self, title: str, text: str) -> None:
+        """The task has something to show."""
+
+    def warned(self, text: str) -> None:
+        """Something is not as it should be, but training goes on."""
+
+    def ended(self) -> None:
+        """Training is over, for whatever reason."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When to do what, in steps. 0 for `show_every` and `evaluate_every`: only at the ends."""
+
+    steps: int
+    evaluate_every: int
+    save_every: int
+    show_every: int
+    keep: int = 3
+
+
+class Trainer:
+    """A task, its optimiser and the number of steps done."""
+
+    def __init__(self, task: Task, optimiser: Optimizer, clip: Clip, schedule: Schedule) -> None:
+        self.task = task
+        self.optimiser = optimiser
+        self.clip = clip
+        self.schedule = schedule
+        self.step = 0
+        self._norms: deque[float] = deque(maxlen=10)
+
+    def advance(self) -> dict[str, float]:
+        """One gradient step; returns its measurements.
+
+        Raises:
+            DivergedError: the loss or the gradient is not finite. The parameters are those before the step.
+        """
+        rate = self.schedule(self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        loss, measured = self.task.loss(self.step)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}", rate)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self.clip(self.task.model.parameters())
+        if not math.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm} at a loss of {value:.4g}", rate)
+        self.optimiser.step()
+        self.step += 1
+        self._norms.append(norm)
+        return {"step": self.step, "loss": value, **measured, "gradient_norm": norm, "rate": rate}
+
+    def save(self, run: Run, keep: int) -> None:
+        """Write a checkpoint of everything."""
+        tensors, state = optimizer_tensors(self.optimiser)
+        tensors |= {f"model.{name}": value for name, value in self.task.model.state_dict().items()}
+        tensors |= {f"task.{name}": value for name, value in self.task.tensors().items()}
+        tensors["generator"] = torch.get_rng_state()
+        facts = {**self.task.facts(), "optimiser": state}
+        checkpoint.save(run.checkpoints, self.step, tensors, facts, keep)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another model or another optimiser.
+        """
+        restore_model(self.task.model, saved)
+        restore_optimizer(self.optimiser, saved.tensors, saved.facts.get("optimiser", {}))
+        self.task.restore(_under("task.", saved.tensors))
+        torch.set_rng_state(saved.tensors["generator"])
+        self.step = saved.step
+
+    def _diverged(self, what: str, rate: float) -> DivergedError:
+        """The error, with the likely cause read off the last gradients."""
+        rising = len(self._norms) > 1 and self._norms[-1] > 10 * min(self._norms)
+        norms = (
+            f"the gradient's norm rose from {min(self._norms):.3g} to {self._norms[-1]:.3g}" if rising else ""
+        )
+        if any(not p.isfinite().all() for p in self.task.model.parameters()):
+            cause = "a weight was not finite before the step; start again from an earlier checkpoint"
+        elif self.clip.norm is None and self.clip.value is None:
+            cause = f"exploding gradients without clipping{f' ({norms})' * rising}; try --clip-norm 1"
+        else:
+            cause = f"a rate of {rate:.3g} is too high{f' ({norms})' * rising}; try --rate {rate / 10:.1g}"
+        return DivergedError(f"training diverged at step {self.step + 1}: {what}; likely cause: {cause}")
+
+
+def restore_model(model: nn.Module, saved: Checkpoint) -> None:
+    """Put a checkpoint's parameters into a model.
+
+    Raises:
+        CheckpointError: they are of another model; the message names the first that does not fit.
+    """
+    found, wanted = _under("model.", saved.tensors), model.state_dict()
+    for name in sorted(found.keys() | wanted.keys()):
+        shapes = [tuple(tensors[name].shape) if name in tensors else "none" for tensors in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{saved.path} is of another model: {name} is {shapes[0]} there and {shapes[1]} here"
+            )
+    model.load_state_dict(found)
+
+
+def train(trainer: Trainer, run: Run, plan: Plan, observer: Observer) -> bool:
+    """Make steps until `plan.steps` are done, or Ctrl-C asks to stop; a checkpoint is written either way.
+
+    Returns:
+        whether all steps were made.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the message names the last good checkpoint.
+        CheckpointError: something could not be written.
+    """
+    observer.started(trainer.step, plan.steps)
+    try:
+        with _interrupts() as interrupted:
+            if trainer.step == 0:
+                trainer.save(run, plan.keep)
+                _show(trainer, run, observer, "at first")
+                _evaluate(trainer, run, observer)
+            while trainer.step < plan.steps and not interrupted.is_set():
+                _step(trainer, run, observer)
+                last = trainer.step == plan.steps
+                if last or _due(trainer.step, plan.evaluate_every):
+                    _evaluate(trainer, run, observer)
+                if last or _due(trainer.step, plan.show_every):
+                    _show(trainer, run, observer, "at the end" if last else "later")
+                if last or interrupted.is_set() or _due(trainer.step, plan.save_every):
+                    trainer.save(run, plan.keep)
+    finally:
+        observer.ended()
+    return trainer.step >= plan.steps
+
+
+def _step(trainer: Trainer, run: Run, observer: Observer) -> None:
+    began = time.perf_counter()
+    try:
+        record = trainer.advance()
+    except DivergedError as error:
+        saved = checkpoint.steps(run.checkpoints)
+        last = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
+        raise DivergedError(f"{error}; {last}") from None
+    record["seconds"] = time.perf_counter() - began
+    run.log(record)
+    observer.stepped(record)
+
+
+def _evaluate(trainer: Trainer, run: Run, observer: Observer) -> None:
+    record = {"step": trainer.step, **trainer.task.evaluate()}
+    run.log(record)
+    observer.evaluated(record)
+
+
+def _show(trainer: Trainer, run: Run, observer: Observer, when: str) -> None:
+    text = trainer.task.show(trainer.step)
+    title = f"{when} (step {trainer.step})"
+    run.log({"step": trainer.step, "shown": text, "title": title})
+    observer.shown(title, text)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C (or a polite kill) sets; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
