@@ -168,7 +168,8 @@ class EquationCell(Cell):
 
     def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         W = Weights(lambda name: BoundWeight(parameters, self._sources, name))
-        results = self.function(*values.values(), W, **self.options)
+        arguments = [values[name] for name in (*self.inputs, *self.states)]
+        results = self.function(*arguments, W, **self.options)
         return results if isinstance(results, tuple) else (results,)
 
     def __reduce__(self) -> Any:

@@ -277,8 +277,9 @@ _EMPTY: Final = Node("")
 
 
 def _read_node(data: Mapping[str, Any]) -> Node:
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    return Node(**{**fields, "value": float(data.get("value", 0.0))})
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    fields["value"] = float(data.get("value", 0.0))
+    return Node(**fields)
 
 
 def affine(parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Tensor]) -> Tensor:

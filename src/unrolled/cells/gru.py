@@ -15,13 +15,13 @@ from unrolled.cells.rnn import POINTWISE
 
 @cell(states="h")
 def gru(x, h, W):
-    """Gated recurrent unit as in cuDNN and torch (reset after the product; z keeps the old state).
+    """Gated recurrent unit, torch's form: reset after the product.
 
         r = σ(W_r [x, h]),  z = σ(W_z [x, h])
         n = tanh(W_n x + r ⊙ (W_m h))
         h ← (1 − z) ⊙ n + z ⊙ h
 
-    Cho et al. 2014, arXiv:1406.1078v1.
+    Source: Cho et al. 2014, arXiv:1406.1078v1, and `torch.nn.GRU`.
     """
     r = sigmoid(W.r(x, h))
     z = sigmoid(W.z(x, h))
@@ -31,11 +31,13 @@ def gru(x, h, W):
 
 @cell(states="h")
 def gru_cho(x, h, W):
-    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078v3): reset before the product, z keeps the old.
+    """Gated recurrent unit: reset before the product, z keeps the old state.
 
-    r = σ(W_r [x, h]),  z = σ(W_z [x, h])
-    n = tanh(W_n [x, r ⊙ h])
-    h ← z ⊙ h + (1 − z) ⊙ n
+        r = σ(W_r [x, h]),  z = σ(W_z [x, h])
+        n = tanh(W_n [x, r ⊙ h])
+        h ← z ⊙ h + (1 − z) ⊙ n
+
+    Source: Cho et al. 2014, arXiv:1406.1078v3.
     """
     r = sigmoid(W.r(x, h))
     z = sigmoid(W.z(x, h))
@@ -45,11 +47,13 @@ def gru_cho(x, h, W):
 
 @cell(states="h")
 def gru_chung(x, h, W):
-    """Gated recurrent unit (Chung et al. 2014, arXiv:1412.3555): reset before the product, z takes the new.
+    """Gated recurrent unit: reset before the product, z takes the new state.
 
-    r = σ(W_r [x, h]),  z = σ(W_z [x, h])
-    n = tanh(W_n [x, r ⊙ h])
-    h ← (1 − z) ⊙ h + z ⊙ n
+        r = σ(W_r [x, h]),  z = σ(W_z [x, h])
+        n = tanh(W_n [x, r ⊙ h])
+        h ← (1 − z) ⊙ h + z ⊙ n
+
+    Source: Chung et al. 2014, arXiv:1412.3555.
     """
     r = sigmoid(W.r(x, h))
     z = sigmoid(W.z(x, h))
@@ -59,11 +63,13 @@ def gru_chung(x, h, W):
 
 @cell(states="h")
 def mgu(x, h, W):
-    """Minimal gated unit (Zhou et al. 2016, arXiv:1603.09420): one gate forgets and resets.
+    """Minimal gated unit: one gate forgets and resets.
 
-    f = σ(W_f [x, h])
-    n = tanh(W_n [x, f ⊙ h])
-    h ← (1 − f) ⊙ h + f ⊙ n
+        f = σ(W_f [x, h])
+        n = tanh(W_n [x, f ⊙ h])
+        h ← (1 − f) ⊙ h + f ⊙ n
+
+    Source: Zhou et al. 2016, arXiv:1603.09420.
     """
     f = sigmoid(W.f(x, h))
     n = tanh(W.n(x, h=f * h))
@@ -72,11 +78,14 @@ def mgu(x, h, W):
 
 @cell(states="h")
 def gated(x, h, W, *, activation: Literal["tanh", "relu", "sigmoid", "softplus"] = "tanh"):
-    """The minimal gated recurrence f(W h) b + h (1 − b): a highway layer through time (Srivastava et al.
-    2015, arXiv:1505.00387), or a GRU without reset.
+    """Minimal gated recurrence: a highway layer through time.
 
-    n = tanh(W_n [x, h]),  b = σ(W_b [x, h])
-    h ← n ⊙ b + h ⊙ (1 − b)
+        n = tanh(W_n [x, h]),  b = σ(W_b [x, h])
+        h ← n ⊙ b + h ⊙ (1 − b)
+
+    A GRU without reset.
+
+    Source: Srivastava, Greff & Schmidhuber 2015, arXiv:1505.00387.
     """
     n = POINTWISE[activation](W.n(x, h))
     b = sigmoid(W.b(x, h))

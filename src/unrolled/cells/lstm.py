@@ -26,8 +26,7 @@ def lstm(
     input_gate: bool = True, forget_gate: bool = True, output_gate: bool = True,
     input_activation: bool = True, output_activation: bool = True, projection: bool = False,
 ):  # fmt: skip
-    """Long short-term memory (Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; forget gate:
-    Gers, Schmidhuber & Cummins 2000, doi:10.1162/089976600300015015).
+    """Long short-term memory.
 
         i = σ(W_i [x, h]),  f = σ(W_f [x, h]),  o = σ(W_o [x, h]),  g = tanh(W_g [x, h])
         c ← f ⊙ c + i ⊙ g
@@ -38,6 +37,9 @@ def lstm(
     output gate sees the new one. `coupled` sets i = 1 − f. The `…_gate` options take a gate away (it is 1),
     the `…_activation` options a tanh. `projection` makes h a learned projection, of a width of its own
     (Sak et al. 2014, arXiv:1402.1128).
+
+    Source: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; the forget gate is due to Gers,
+    Schmidhuber & Cummins 2000, doi:10.1162/089976600300015015; variants: Greff et al. 2015, arXiv:1503.04069.
     """
 
     def gate(name, c, bias=0.0):
@@ -57,13 +59,14 @@ def lstm(
 
 @cell(states="h c i f o")
 def lstm_fgr(x, h, c, i, f, o, W):
-    """LSTM with full gate recurrence: every gate also sees all gates of the step before (the form of
-    Hochreiter & Schmidhuber 1997, as FGR in Greff et al. 2015, arXiv:1503.04069), with vector peepholes.
+    """LSTM whose gates also see all gates of the step before.
 
-    i, f ← σ(W [x, h, i, f, o] + p ⊙ c)
-    c ← f ⊙ c + i ⊙ tanh(W_g [x, h])
-    o ← σ(W_o [x, h, i, f, o] + p_o ⊙ c)
-    h ← o ⊙ tanh(c)
+        i ← σ(W_i [x, h, i, f, o] + p_i ⊙ c),  f ← σ(W_f [x, h, i, f, o] + p_f ⊙ c)
+        c ← f ⊙ c + i ⊙ tanh(W_g [x, h])
+        o ← σ(W_o [x, h, i, f, o] + p_o ⊙ c)
+        h ← o ⊙ tanh(c)
+
+    Source: Hochreiter & Schmidhuber 1997; "full gate recurrence" in Greff et al. 2015, arXiv:1503.04069.
     """
     before = {"i": i, "f": f, "o": o}
     i = sigmoid(W.i(x, h, **before) + W.p_i * c)

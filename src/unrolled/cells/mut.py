@@ -12,12 +12,16 @@ from unrolled.cell import cell, fit
 
 @cell(states="h")
 def mut1(x, h, W):
-    """MUT1 (Jozefowicz et al. 2015); v is x, or its projection where D != H.
+    """MUT1, a mutant of the GRU: the update gate sees x alone.
 
-    z = σ(W_z x)
-    r = σ(W_r [x, h])
-    n = tanh(W_n (r ⊙ h) + tanh(v))
-    h ← n ⊙ z + h ⊙ (1 − z)
+        z = σ(W_z x)
+        r = σ(W_r [x, h])
+        n = tanh(W_n (r ⊙ h) + tanh(v))
+        h ← n ⊙ z + h ⊙ (1 − z)
+
+    v is x where D = H, and its projection where D != H.
+
+    Source: Jozefowicz, Zaremba & Sutskever 2015, ICML.
     """
     v = fit(W.v, x, like=h)
     z = sigmoid(W.z(x))
@@ -28,12 +32,16 @@ def mut1(x, h, W):
 
 @cell(states="h")
 def mut2(x, h, W):
-    """MUT2 (Jozefowicz et al. 2015); v is x, or its projection where D != H.
+    """MUT2, a mutant of the GRU: the reset gate adds x itself.
 
-    z = σ(W_z [x, h])
-    r = σ(v + W_r h)
-    n = tanh(W_n [x, r ⊙ h])
-    h ← n ⊙ z + h ⊙ (1 − z)
+        z = σ(W_z [x, h])
+        r = σ(v + W_r h)
+        n = tanh(W_n [x, r ⊙ h])
+        h ← n ⊙ z + h ⊙ (1 − z)
+
+    v is x where D = H, and its projection where D != H.
+
+    Source: Jozefowicz, Zaremba & Sutskever 2015, ICML.
     """
     v = fit(W.v, x, like=h)
     z = sigmoid(W.z(x, h))
@@ -44,12 +52,14 @@ def mut2(x, h, W):
 
 @cell(states="h")
 def mut3(x, h, W):
-    """MUT3 (Jozefowicz et al. 2015).
+    """MUT3, a mutant of the GRU: the update gate sees tanh(h).
 
-    z = σ(W_z [x, tanh(h)])
-    r = σ(W_r [x, h])
-    n = tanh(W_n [x, r ⊙ h])
-    h ← n ⊙ z + h ⊙ (1 − z)
+        z = σ(W_z [x, tanh(h)])
+        r = σ(W_r [x, h])
+        n = tanh(W_n [x, r ⊙ h])
+        h ← n ⊙ z + h ⊙ (1 − z)
+
+    Source: Jozefowicz, Zaremba & Sutskever 2015, ICML.
     """
     z = sigmoid(W.z(x, h=tanh(h)))
     r = sigmoid(W.r(x, h))

@@ -1,10 +1,7 @@
 """The Elman network and its independent form.
 
-    rnn        h_t = f(W_hx x_t + W_hh h_{t-1} + b_h)
-    indrnn     h_t = f(W_hx x_t + u ⊙ h_{t-1} + b_h)
-
-With `activation=maxout` (Goodfellow et al. 2013, arXiv:1302.4389) the two pieces of h have weights of their
-own and no further nonlinearity.
+W [x, h] in a docstring stands for one matrix for each argument and a bias. With `activation=maxout`
+(Goodfellow et al. 2013, arXiv:1302.4389) the two pieces have weights of their own.
 """
 
 from typing import Literal
@@ -21,12 +18,14 @@ Activation = Literal["tanh", "relu", "sigmoid", "softplus", "maxout"]
 
 @cell(states="h")
 def rnn(x, h, W, *, activation: Activation = "tanh", identity: bool = False):
-    """Simple recurrent network (Elman 1990, doi:10.1207/s15516709cog1402_1).
+    """Simple recurrent network.
 
-        h_t = tanh(W_hx x_t + W_hh h_{t-1} + b_h)
+        h ← tanh(W_h [x, h])
 
-    `identity` starts the recurrent matrix as the identity; with `activation=relu` that is the IRNN of
-    Le, Jaitly & Hinton 2015, arXiv:1504.00941.
+    `activation` is another function instead of tanh; maxout takes the larger of two affine maps. `identity`
+    starts the recurrent matrix as the identity: with relu that is the IRNN of Le, Jaitly & Hinton.
+
+    Source: Elman 1990, doi:10.1207/s15516709cog1402_1; Le, Jaitly & Hinton 2015, arXiv:1504.00941.
     """
     init = {"h": "identity"} if identity else {}
     if activation == "maxout":
@@ -36,8 +35,10 @@ def rnn(x, h, W, *, activation: Activation = "tanh", identity: bool = False):
 
 @cell(states="h")
 def indrnn(x, h, W, *, activation: Literal["relu", "tanh", "sigmoid", "softplus"] = "relu"):
-    """Independently recurrent network (Li et al. 2018, arXiv:1803.04831): every unit remembers only itself.
+    """Independently recurrent network: a unit remembers only itself.
 
-    h_t = relu(W_h x_t + u ⊙ h_{t-1} + b_h)
+        h ← relu(W_h x + u ⊙ h)
+
+    Source: Li et al. 2018, arXiv:1803.04831.
     """
     return POINTWISE[activation](W.h(x) + W.u * h)

@@ -125,9 +125,16 @@ def _state_sizes(cell: Cell, hidden_size: int | Mapping[str, int]) -> dict[str, 
     return {name: hidden_size[name] for name in cell.states}
 
 
+class _Gates(nn.Module):
+    """The parameters of one layer and direction."""
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.named_parameters())
+
+
 def _by_gate(tensors: Mapping[str, nn.Parameter]) -> nn.Module:
     """A module whose parameter names are `gate.source`, or a learned vector's own."""
-    module = nn.Module()
+    module = _Gates()
     for name, tensor in tensors.items():
         gate, _, source = name.partition(".")
         if source:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -49,6 +50,7 @@ class CharConfig:
     steps: Annotated[int, "gradient steps to make"] = 2000
     batch: Annotated[int, "parallel streams through the text (B)"] = 64
     bptt: Annotated[int, "steps a gradient goes back: the length of a chunk (T)"] = 64
+    reset: Annotated[float, "probability that a stream's state starts again at zero before a chunk"] = 0.02
     optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
     rate: Annotated[float, "learning rate"] = 3e-3
     schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
@@ -74,6 +76,8 @@ class CharConfig:
                      "evaluate_every", "sample_every", "save_every"):  # fmt: skip
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
+        if not 0 <= self.reset <= 1:
+            raise InputError(f"--reset is a probability from 0 to 1, got {self.reset}")
         if not (self.rate > 0 and math.isfinite(self.rate)):
             raise InputError(f"--rate must be above 0, got {self.rate}")
         for name, choices in (
@@ -180,6 +184,13 @@ class CharTask:
         chunk = step % len(self.streams)
         if chunk == 0:
             self.state = None
+        elif self.state and self.config.reset:
+            # A network that never starts from zero again may forget how: a sample or a new text then begins
+            # in a state it cannot leave.
+            generator = torch.Generator().manual_seed((self.config.seed << 32) + step)
+            again = torch.rand(self.config.batch, 1, generator=generator) < self.config.reset
+            start = self.model.layer.initial_state(self.config.batch)
+            self.state = {name: torch.where(again, start[name], old) for name, old in self.state.items()}
         inputs, targets = self.streams[chunk]
         total, self.state = self.loss_of(inputs, targets, self.state)
         mean = total / inputs.shape[0]
@@ -201,9 +212,19 @@ class CharTask:
         return {"held_out_bits_per_character": bits_per_character(self.model, self._held_out)}
 
     def show(self, step: int) -> str:
-        generator = torch.Generator().manual_seed(self.config.seed)
-        return write(self.model, self.vocabulary, "\n", self.config.sample_length,
-                     temperature=self.config.temperature, generator=generator)  # fmt: skip
+        prime = "\n" if "\n" in self.vocabulary.symbols else self.vocabulary.symbols[0]
+        generator = torch.Generator().manual_seed(self.config.seed + step)
+        with evaluating(self.model):
+            return "".join(
+                write(
+                    self.model,
+                    self.vocabulary,
+                    prime,
+                    self.config.sample_length,
+                    temperature=self.config.temperature,
+                    generator=generator,
+                )
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.state or {})
@@ -230,43 +251,48 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout is off inside."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def bits_per_character(model: CharModel, ids: Tensor) -> float:
     """The mean over all characters but the first, each predicted once from what came before it in its stream.
 
     Args:
         ids: (N,), at least two characters.
     """
-    training = model.training
-    model.eval()
     nats, count, state = 0.0, 0, None
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for inputs, targets, fresh in held_out(ids, EVALUATION_STREAMS, 100):
             logits, state = model(inputs, None if fresh else state)
             nats += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
             count += targets.numel()
-    model.train(training)
     return nats / count / math.log(2)
 
 
 def write(
     model: CharModel, vocabulary: Vocabulary, prime: str, length: int, *, temperature: float = 1.0,
     top_k: int | None = None, generator: torch.Generator | None = None,
-) -> str:  # fmt: skip
-    """Text of `length` characters that continues `prime`; see `unrolled.train.sampling.sample`.
+) -> Iterator[str]:  # fmt: skip
+    """Yield `length` characters that continue `prime`; see `unrolled.train.sampling.sample`.
+
+    The model is run as it is: call `model.eval()` first if it has dropout.
 
     Raises:
         DataError: the prime has a character that the model never saw.
         InputError: an argument is out of range.
     """
-    known = prime if set(prime) <= set(vocabulary.symbols) or prime != "\n" else vocabulary.symbols[0]
     tokens = sample(
-        model, vocabulary.encode(known), length, temperature=temperature, top_k=top_k, generator=generator
+        model, vocabulary.encode(prime), length, temperature=temperature, top_k=top_k, generator=generator
     )
-    training = model.training
-    model.eval()
-    text = vocabulary.decode(list(tokens))
-    model.train(training)
-    return text
+    return (vocabulary.decode([token]) for token in tokens)
 
 
 def load(saved: Checkpoint) -> tuple[CharModel, Vocabulary, CharConfig]:

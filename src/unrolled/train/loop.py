@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -56,8 +56,8 @@ class Task(Protocol):
         """What is needed to build the model again."""
 
 
-class Observer:
-    """Hears what happens. Every method may be left as it is."""
+class Observer(Protocol):
+    """Hears what happens."""
 
     def started(self, step: int, steps: int) -> None:
         """Training begins, or goes on after `step` steps."""
@@ -68,11 +68,8 @@ class Observer:
     def evaluated(self, record: Mapping[str, Any]) -> None:
         """The held-out data were measured."""
 
-    def shown(self, title: str, text: str) -> None:
+    def shown(self, step: int, title: str, text: str) -> None:
         """The task has something to show."""
-
-    def warned(self, text: str) -> None:
-        """Something is not as it should be, but training goes on."""
 
     def ended(self) -> None:
         """Training is over, for whatever reason."""
@@ -175,7 +172,7 @@ def restore_model(model: nn.Module, saved: Checkpoint) -> None:
     model.load_state_dict(found)
 
 
-def train(trainer: Trainer, run: Run, plan: Plan, observer: Observer) -> bool:
+def train(trainer: Trainer, run: Run, plan: Plan, observers: Sequence[Observer] = ()) -> bool:
     """Make steps until `plan.steps` are done, or Ctrl-C asks to stop; a checkpoint is written either way.
 
     Returns:
@@ -185,28 +182,30 @@ def train(trainer: Trainer, run: Run, plan: Plan, observer: Observer) -> bool:
         DivergedError: a loss or gradient is not finite; the message names the last good checkpoint.
         CheckpointError: something could not be written.
     """
-    observer.started(trainer.step, plan.steps)
+    for observer in observers:
+        observer.started(trainer.step, plan.steps)
     try:
         with _interrupts() as interrupted:
             if trainer.step == 0:
                 trainer.save(run, plan.keep)
-                _show(trainer, run, observer, "at first")
-                _evaluate(trainer, run, observer)
+                _show(trainer, run, observers, "at first")
+                _evaluate(trainer, run, observers)
             while trainer.step < plan.steps and not interrupted.is_set():
-                _step(trainer, run, observer)
+                _step(trainer, run, observers)
                 last = trainer.step == plan.steps
                 if last or _due(trainer.step, plan.evaluate_every):
-                    _evaluate(trainer, run, observer)
+                    _evaluate(trainer, run, observers)
                 if last or _due(trainer.step, plan.show_every):
-                    _show(trainer, run, observer, "at the end" if last else "later")
+                    _show(trainer, run, observers, "at the end" if last else "later")
                 if last or interrupted.is_set() or _due(trainer.step, plan.save_every):
                     trainer.save(run, plan.keep)
     finally:
-        observer.ended()
+        for observer in observers:
+            observer.ended()
     return trainer.step >= plan.steps
 
 
-def _step(trainer: Trainer, run: Run, observer: Observer) -> None:
+def _step(trainer: Trainer, run: Run, observers: Sequence[Observer]) -> None:
     began = time.perf_counter()
     try:
         record = trainer.advance()
@@ -216,20 +215,23 @@ def _step(trainer: Trainer, run: Run, observer: Observer) -> None:
         raise DivergedError(f"{error}; {last}") from None
     record["seconds"] = time.perf_counter() - began
     run.log(record)
-    observer.stepped(record)
+    for observer in observers:
+        observer.stepped(record)
 
 
-def _evaluate(trainer: Trainer, run: Run, observer: Observer) -> None:
+def _evaluate(trainer: Trainer, run: Run, observers: Sequence[Observer]) -> None:
     record = {"step": trainer.step, **trainer.task.evaluate()}
     run.log(record)
-    observer.evaluated(record)
+    for observer in observers:
+        observer.evaluated(record)
 
 
-def _show(trainer: Trainer, run: Run, observer: Observer, when: str) -> None:
+def _show(trainer: Trainer, run: Run, observers: Sequence[Observer], when: str) -> None:
     text = trainer.task.show(trainer.step)
     title = f"{when} (step {trainer.step})"
     run.log({"step": trainer.step, "shown": text, "title": title})
-    observer.shown(title, text)
+    for observer in observers:
+        observer.shown(trainer.step, title, text)
 
 
 def _due(step: int, every: int) -> bool:

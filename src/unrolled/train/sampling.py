@@ -37,11 +37,11 @@ def sample(
     Raises:
         InputError: an argument is out of range.
     """
-    if length < 0 or temperature < 0 or (top_k is not None and top_k < 1) or len(prime) < 1:
-        raise InputError(
-            "sampling needs a prime of at least one token, a length and a temperature of at least 0 "
-            f"and top-k of at least 1; got {len(prime)}, {length}, {temperature:g}, {top_k}"
-        )
+    if len(prime) < 1:
+        raise InputError("the prime is empty: give at least one character to begin with")
+    for name, value, least in (("length", length, 0), ("temperature", temperature, 0), ("top-k", top_k, 1)):
+        if value is not None and not value >= least:
+            raise InputError(f"{name} must be at least {least}, got {value:g}")
     return _continue(model, prime, length, temperature, top_k, generator)
 
 

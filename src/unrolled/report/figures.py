@@ -1,0 +1,59 @@
+"""Figures from records."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], title: str) -> bytes:
+    """Bits per character over training steps, beside the baselines, as a PNG.
+
+    Args:
+        metrics: the records of a run; those with `bits_per_character` are training steps, those with
+            `held_out_bits_per_character` measurements on the held-out text.
+        baselines: bits per character by name.
+    """
+    training = [(r["step"], r["bits_per_character"]) for r in metrics if "bits_per_character" in r]
+    held_out = [
+        (r["step"], r["held_out_bits_per_character"]) for r in metrics if "held_out_bits_per_character" in r
+    ]
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    if training:
+        axes.plot(*zip(*training, strict=True), color="#9db8d9", linewidth=0.8)
+        axes.plot(*zip(*_smoothed(training), strict=True), color="#1f5fa8", label="training (smoothed)")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o-", color="#c8501e", markersize=4, label="held-out text")
+    last = max((step for step, _ in training + held_out), default=1)
+    axes.set_xlim(0, last * 1.14)
+    for name, value in baselines.items():
+        axes.axhline(value, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"{name} {value:.2f}", (last * 1.135, value), ha="right", va="bottom", fontsize=8, color="#555555"
+        )
+    axes.set_xlabel("gradient steps")
+    axes.set_ylabel("bits per character")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    if training or held_out:
+        axes.legend(frameon=False, loc="lower left", fontsize=9)
+    with matplotlib.rc_context({"svg.hashsalt": "unrolled"}):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """An exponential moving average over about a fiftieth of all points."""
+    keep = 1 - 1 / max(1.0, len(points) / 50)
+    value, smooth = points[0][1], []
+    for step, bits in points:
+        value = keep * value + (1 - keep) * bits
+        smooth.append((step, value))
+    return smooth

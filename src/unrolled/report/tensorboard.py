@@ -1,0 +1,47 @@
+"""The numbers of a training run as TensorBoard events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "loss": "loss",
+    "bits_per_character": "bits per character/training",
+    "held_out_bits_per_character": "bits per character/held-out",
+    "gradient_norm": "gradient norm",
+    "rate": "learning rate",
+}
+
+
+class TensorBoardObserver:
+    """Writes an event for every number; needs the extra `logging`.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = str(folder)
+        self._kind: Any = SummaryWriter
+
+    def started(self, step: int, steps: int) -> None:
+        # What an interrupted run wrote after its last checkpoint is hidden: those steps are made again.
+        self._writer = self._kind(self._folder, purge_step=step + 1 if step else None)
+
+    def stepped(self, record: Mapping[str, Any]) -> None:
+        for name, tag in NAMES.items():
+            if name in record:
+                self._writer.add_scalar(tag, record[name], record["step"])
+
+    evaluated = stepped
+
+    def shown(self, step: int, title: str, text: str) -> None:
+        indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown for text as it is
+        self._writer.add_text("sample", indented, step)
+
+    def ended(self) -> None:
+        self._writer.close()

@@ -1,0 +1,132 @@
+"""Runs of character models: start one, go on with one, read the model out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import unrolled
+from unrolled.cells import find
+from unrolled.data import Vocabulary, resolve_text
+from unrolled.errors import CheckpointError, InputError
+from unrolled.tasks import char
+from unrolled.tasks.char import CharConfig, CharModel, CharTask
+from unrolled.train import checkpoint, runs
+from unrolled.train.checkpoint import Checkpoint
+from unrolled.train.loop import Observer, Trainer, train
+from unrolled.train.runs import Run
+
+CHANGEABLE: Final = (
+    "steps", "evaluate_every", "sample_every", "save_every", "keep", "sample_length", "temperature",
+)  # fmt: skip
+"""The settings that may change when a run goes on; the others would make it another run."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is about to train.
+
+    Attributes:
+        baselines: bits per character of n-gram models on the same split, by name.
+    """
+
+    run: Run
+    task: CharTask
+    trainer: Trainer
+    baselines: Mapping[str, float]
+
+    def train(self, observers: Sequence[Observer] = ()) -> bool:
+        """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop."""
+        return train(self.trainer, self.run, self.task.config.plan, observers)
+
+
+def start(text: str, config: CharConfig, root: Path, name: str | None = None) -> Session:
+    """A new run in a folder of its own.
+
+    Args:
+        text: the path of a text file, or the name of a data set.
+        root: the folder of all runs.
+        name: of the run's folder; a number is added where it is taken.
+
+    Raises:
+        UnrolledError: whatever is wrong with the text, the settings or the folder.
+    """
+    find(config.cell)  # a misspelt cell is told before a long text is read
+    label, characters = resolve_text(text)
+    task = CharTask(label, characters, config)
+    trainer = task.trainer()
+    baselines = task.baselines
+    plain = "".join(c if c.isalnum() else "-" for c in f"{Path(label).stem}-{config.cell.rpartition(':')[2]}")
+    run = runs.create(root, name or f"char-{plain.strip('-')}")
+    path = Path(text)
+    run.write_config(
+        {
+            "unrolled": unrolled.__version__,
+            "task": "char",
+            "text": {**task.source, "from": str(path.resolve()) if path.is_file() else text},
+            "config": asdict(config),
+            "baselines": baselines,
+        }
+    )
+    return Session(run, task, trainer, baselines)
+
+
+def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Callable[[str], None]) -> Session:
+    """A run that goes on after its newest checkpoint.
+
+    Args:
+        changes: settings that are to be different, of `CHANGEABLE`.
+        text: where the text is now, if it has moved.
+        warn: told of a damaged checkpoint that was passed over.
+
+    Raises:
+        UnrolledError: no such run, no usable checkpoint, another text, or a setting that cannot change.
+    """
+    if fixed := sorted(changes.keys() - set(CHANGEABLE)):
+        raise InputError(
+            f"--{fixed[0].replace('_', '-')} cannot change when a run goes on; what can: "
+            + ", ".join(f"--{name.replace('_', '-')}" for name in CHANGEABLE)
+        )
+    run = runs.open_run(path)
+    saved = newest(run, warn)
+    recorded = run.config
+    _, characters = resolve_text(text or recorded["text"]["from"])
+    task, trainer = char.resume(saved, characters, changes)
+    run.truncate_metrics(saved.step)
+    run.write_config({**recorded, "config": asdict(task.config)})
+    return Session(run, task, trainer, recorded["baselines"])
+
+
+def open_model(path: Path, warn: Callable[[str], None]) -> tuple[CharModel, Vocabulary, Checkpoint]:
+    """The model of a run's newest usable checkpoint, ready to be run.
+
+    Raises:
+        CheckpointError: there is none; the message says why.
+    """
+    saved = newest(runs.open_run(path), warn)
+    model, vocabulary, _ = char.load(saved)
+    return model, vocabulary, saved
+
+
+def newest(run: Run, warn: Callable[[str], None]) -> Checkpoint:
+    """The newest usable checkpoint of a run of a character model.
+
+    Raises:
+        CheckpointError: there is none, or it belongs to another run.
+    """
+    recorded = run.config
+    if recorded.get("task") != "char" or not {"text", "config", "baselines"} <= recorded.keys():
+        raise CheckpointError(f"{run.path} is not a run of a character model")
+    saved = checkpoint.newest(run.checkpoints, warn)
+    facts = saved.facts
+    there = {**facts.get("config", {}), "text": facts.get("text", {}).get("sha256")}
+    here = {**recorded["config"], "text": recorded["text"]["sha256"]}
+    for name in here.keys() - set(CHANGEABLE):
+        if there.get(name) != here[name]:
+            raise CheckpointError(
+                f"{saved.path} belongs to another run: "
+                f"its {name} is {there.get(name)!r}, here it is {here[name]!r}"
+            )
+    return saved

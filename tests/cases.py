@@ -1,0 +1,204 @@
+"""What several tests share: cells that only the tests define, and random cases in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, exp, maximum, sigmoid, tanh
+from torch.nn.functional import softplus
+
+from unrolled.cell import Cell, EquationCell, cell
+from unrolled.cells import CELLS, VARIANTS, find
+from unrolled.scan import scan
+
+
+@cell(states="c n m", outputs="y", initial={"m": -math.inf})
+def slstm(x, c, n, m, W):
+    """Exponential gates kept finite by a running maximum; the output is no state (arXiv:2405.04517)."""
+    i = W.i(x, c)
+    log_f = -softplus(-W.f(x, c))
+    top = maximum(log_f + m, i)
+    i = exp(i - top)
+    f = exp(log_f + m - top)
+    c = f * c + i * tanh(W.z(x, c))
+    n = f * n + i
+    y = sigmoid(W.o(x, c=c)) * c / maximum(abs(n), exp(-top))
+    return c, n, top, y
+
+
+@cell(states="y z")
+def oscillator(x, y, z, W, *, dt: float = 0.25, damping: float = 0.5):
+    """Coupled damped oscillators (arXiv:2010.00951)."""
+    z = z + dt * (tanh(W.z(x, y, z)) - y - damping * z)
+    y = y + dt * z
+    return y, z
+
+
+@cell(states="a b c")
+def delays(x, a, b, c, W):
+    """A line of delays: two of the three states are another's old value."""
+    return tanh(W.a(x, a, b, c)), a, b
+
+
+@cell(states="h")
+def two_products(x, h, W):
+    """A product of a product, and a map applied twice in one step."""
+    inner = sigmoid(W.inner(x, h))
+    middle = tanh(W.n(v=inner))
+    return W.n(v=middle) + W.p * h
+
+
+@cell(states="h c")
+def projected(x, h, c, W):
+    """States of two widths."""
+    c = tanh(W.c(x, h)) + W.decay * c
+    return W.h(c=c, bias=False), c
+
+
+@cell(states="h")
+def by_sign(x, h, W):
+    """Another slope on each side of zero."""
+    pre = W.n(x, h, bias=0.125)
+    return torch.where(pre > 0, pre, W.slope * torch.expm1(pre)) / (1 + abs(pre))
+
+
+@cell(states="h", outputs="y")
+def direct(x, h, W):
+    """x enters an equation itself, and a second value is handed on."""
+    h = tanh(W.n(h, v=W.gain * x))
+    return h, W.y(h=h, x=x) - 2
+
+
+OWN = (slstm, oscillator, delays, two_products, projected, by_sign, direct)
+
+SPELLED = (
+    *CELLS,
+    *VARIANTS,
+    "rnn(activation=sigmoid)",
+    "rnn(activation=softplus)",
+    "rnn(activation=maxout)",
+    "indrnn(activation=tanh)",
+    "lstm(peepholes=matrix, forget_bias=1.5)",
+    "lstm(coupled=true)",
+    "lstm(projection=true, peepholes=vector)",
+    "gated(activation=softplus)",
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell and the sizes it is tried with; states of several widths get H, H + 1, ..."""
+
+    cell: EquationCell
+    D: int = 3
+    H: int = 2
+
+    @property
+    def id(self) -> str:
+        return self.cell.name + (" (D = H)" if self.D == self.H else "")
+
+    def sized(self, D: int, H: int) -> Setting:
+        return Setting(self.cell, D, H)
+
+    @property
+    def state_sizes(self) -> dict[str, int]:
+        symbols = sorted({self.cell.graph.widths[name] for name in self.cell.states}, reverse=True)
+        width = {symbol: self.H + k for k, symbol in enumerate(symbols)}
+        return {name: width[self.cell.graph.widths[name]] for name in self.cell.states}
+
+    def case(self, T: int = 3, B: int = 2) -> Case:
+        """Random inputs, states and parameters, biases and vectors among them."""
+        graph = self.cell.graph_for(self.D, self.H)
+        sizes = {graph.widths[name]: size for name, size in self.state_sizes.items()}
+        sizes |= {graph.widths["x"]: self.D}
+        return Case(
+            self.cell,
+            random(T, B, self.D),
+            {name: random(B, size) for name, size in self.state_sizes.items()},
+            {name: random(*(sizes[s] for s in p.shape)) for name, p in graph.parameters.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell with an input sequence (T, B, D), states (B, H) and parameters, all requiring gradients."""
+
+    cell: Cell
+    x: Tensor
+    state: Mapping[str, Tensor]
+    parameters: Mapping[str, Tensor]
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        states = {f"state {name}": value for name, value in self.state.items()}
+        return {"x": self.x} | states | dict(self.parameters)
+
+    def scan(self, x: Tensor | None = None, state: Mapping[str, Tensor] | None = None, **options):
+        return scan(self.cell, self.x if x is None else x, state or self.state, self.parameters, **options)
+
+    def step(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a layer hands on and the new states, by calling the cell."""
+        results = self.cell(x, *state.values(), self.parameters)
+        results = results if isinstance(results, tuple) else (results,)
+        handed_on = results[len(self.cell.states)] if self.cell.outputs else results[0]
+        return handed_on, dict(zip(self.cell.states, results, strict=False))
+
+    def unrolled(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """`scan`, step by step."""
+        outputs, state = [], dict(self.state)
+        for x_t in self.x:
+            output, state = self.step(x_t, state)
+            outputs.append(output)
+        return torch.stack(outputs), state
+
+
+SETTINGS = (
+    *(Setting(find(text)) for text in SPELLED),
+    *(Setting(own) for own in OWN),
+    Setting(CELLS["mut1"], 3, 3),
+    Setting(CELLS["mut2"], 3, 3),
+)
+
+
+def random(*shape: int) -> Tensor:
+    """Numbers of either sign that require a gradient."""
+    return torch.randn(shape, dtype=torch.float64).mul_(0.7).requires_grad_()
+
+
+def flat(outputs: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {"outputs": outputs} | {f"final {name}": value for name, value in state.items()}
+
+
+def gradients(results: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of a fixed random sum of all results with respect to every leaf, by name."""
+    generator = torch.Generator().manual_seed(1)
+    total = torch.zeros((), dtype=torch.float64)
+    for value in results.values():
+        weight = torch.randn(value.shape, dtype=torch.float64, generator=generator)
+        total = total + (value * weight).sum()
+    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, retain_graph=True)
+    return {
+        f"d {name}": torch.zeros_like(leaf) if grad is None else grad
+        for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+    }
+
+
+def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 0.0) -> None:
+    """Every tensor by name: equal bit for bit, or within `tolerance` of the largest expected value."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        if not tolerance:
+            assert torch.equal(found[name], value), name
+        else:
+            error, size = (found[name] - value).detach().abs().max(), value.detach().abs().max()
+            assert float(error) <= tolerance * max(1.0, float(size)), name
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, which is one line."""
+    (line,) = str(error).splitlines()
+    return line

@@ -1,0 +1,225 @@
+"""The cells of the zoo against the equations of their papers, in NumPy, with biases that are not zero.
+
+`M(gate, x=..., h=...)` is the sum of each argument times the matrix `gate.argument`, plus the gate's bias.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cases import Setting
+from unrolled.cells import find
+
+
+def sigma(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def rnn(x, M, p, h):
+    return {"h": np.tanh(M("h", x=x, h=h))}
+
+
+def rnn_relu(x, M, p, h):
+    a = M("h", x=x, h=h)
+    return {"h": a * (a > 0)}
+
+
+def rnn_sigmoid(x, M, p, h):
+    return {"h": sigma(M("h", x=x, h=h))}
+
+
+def rnn_softplus(x, M, p, h):
+    return {"h": np.log(1 + np.exp(M("h", x=x, h=h)))}
+
+
+def rnn_maxout(x, M, p, h):
+    return {"h": np.max([M("a", x=x, h=h), M("b", x=x, h=h)], axis=0)}
+
+
+def indrnn(x, M, p, h):
+    a = M("h", x=x) + p("u") * h
+    return {"h": a * (a > 0)}
+
+
+def lstm(x, M, p, h, c):
+    i, f, o = (sigma(M(gate, x=x, h=h)) for gate in "ifo")
+    c = f * c + i * np.tanh(M("g", x=x, h=h))
+    return {"h": o * np.tanh(c), "c": c}
+
+
+def lstm_projected(x, M, p, h, c):
+    after = lstm(x, M, p, h, c)
+    return after | {"h": M("r", h=after["h"])}
+
+
+def lstm_coupled(x, M, p, h, c):
+    f, o = (sigma(M(gate, x=x, h=h)) for gate in "fo")
+    c = f * c + (1 - f) * np.tanh(M("g", x=x, h=h))
+    return {"h": o * np.tanh(c), "c": c}
+
+
+def lstm_matrix(x, M, p, h, c):
+    """Every gate sees the whole cell; the output gate the new one."""
+    i, f = (sigma(M(gate, x=x, h=h, c=c)) for gate in "if")
+    c = f * c + i * np.tanh(M("g", x=x, h=h))
+    return {"h": sigma(M("o", x=x, h=h, c=c)) * np.tanh(c), "c": c}
+
+
+def greff(without: str = "") -> Callable:
+    """Greff et al. 2015, section 3: the vanilla LSTM with one part taken away (appendix A.3)."""
+
+    def step(x, M, p, h, c):
+        z_bar = M("g", x=x, h=h)
+        z = z_bar if without == "niaf" else np.tanh(z_bar)
+        f = 1 if without == "nfg" else sigma(M("f", x=x, h=h) + p("p_f") * c)
+        if without == "nig":
+            i = 1
+        elif without == "cifg":
+            i = 1 - f
+        else:
+            i = sigma(M("i", x=x, h=h) + p("p_i") * c)
+        new = z * i + c * f
+        o = 1 if without == "nog" else sigma(M("o", x=x, h=h) + p("p_o") * new)
+        return {"h": (new if without == "noaf" else np.tanh(new)) * o, "c": new}
+
+    return step
+
+
+def lstm_fgr(x, M, p, h, c, i, f, o):
+    gates = {"i": i, "f": f, "o": o}
+    new_i = sigma(M("i", x=x, h=h, **gates) + p("p_i") * c)
+    new_f = sigma(M("f", x=x, h=h, **gates) + p("p_f") * c)
+    new = np.tanh(M("g", x=x, h=h)) * new_i + c * new_f
+    new_o = sigma(M("o", x=x, h=h, **gates) + p("p_o") * new)
+    return {"h": np.tanh(new) * new_o, "c": new, "i": new_i, "f": new_f, "o": new_o}
+
+
+def gru(x, M, p, h):
+    """Reset after the product, z keeps the old state (cuDNN)."""
+    r, z = (sigma(M(gate, x=x, h=h)) for gate in "rz")
+    n = np.tanh(M("n", x=x) + r * M("m", h=h))
+    return {"h": (1 - z) * n + z * h}
+
+
+def gru_cho(x, M, p, h):
+    """Equations 5 to 8 of Cho et al.: z keeps the old state."""
+    r, z = (sigma(M(gate, x=x, h=h)) for gate in "rz")
+    return {"h": z * h + (1 - z) * np.tanh(M("n", x=x, h=r * h))}
+
+
+def gru_chung(x, M, p, h):
+    """Equations 5 to 8 of Chung et al.: z takes the new state."""
+    r, z = (sigma(M(gate, x=x, h=h)) for gate in "rz")
+    return {"h": (1 - z) * h + z * np.tanh(M("n", x=x, h=r * h))}
+
+
+def mut1(x, M, p, h):
+    v = x if x.shape == h.shape else M("v", x=x)
+    z = sigma(M("z", x=x))
+    r = sigma(M("r", x=x, h=h))
+    return {"h": np.tanh(M("n", h=r * h) + np.tanh(v)) * z + h * (1 - z)}
+
+
+def mut2(x, M, p, h):
+    v = x if x.shape == h.shape else M("v", x=x)
+    z = sigma(M("z", x=x, h=h))
+    r = sigma(v + M("r", h=h))
+    return {"h": np.tanh(M("n", x=x, h=r * h)) * z + h * (1 - z)}
+
+
+def mut3(x, M, p, h):
+    z = sigma(M("z", x=x, h=np.tanh(h)))
+    r = sigma(M("r", x=x, h=h))
+    return {"h": np.tanh(M("n", x=x, h=r * h)) * z + h * (1 - z)}
+
+
+def gated(x, M, p, h):
+    b = sigma(M("b", x=x, h=h))
+    return {"h": np.tanh(M("n", x=x, h=h)) * b + h * (1 - b)}
+
+
+def mgu(x, M, p, h):
+    f = sigma(M("f", x=x, h=h))
+    return {"h": (1 - f) * h + f * np.tanh(M("n", x=x, h=f * h))}
+
+
+PAPERS = {
+    "rnn": rnn,
+    "irnn": rnn_relu,
+    "rnn(activation=sigmoid)": rnn_sigmoid,
+    "rnn(activation=softplus)": rnn_softplus,
+    "rnn(activation=maxout)": rnn_maxout,
+    "indrnn": indrnn,
+    "lstm": lstm,
+    "lstm(projection=true)": lstm_projected,
+    "lstm(coupled=true)": lstm_coupled,
+    "lstm(peepholes=matrix)": lstm_matrix,
+    "lstm_peephole": greff(),
+    **{f"lstm_{part}": greff(part) for part in ("cifg", "nig", "nfg", "nog", "niaf", "noaf")},
+    "lstm_fgr": lstm_fgr,
+    "gru": gru,
+    "gru_cho": gru_cho,
+    "gru_chung": gru_chung,
+    "mut1": mut1,
+    "mut2": mut2,
+    "mut3": mut3,
+    "gated": gated,
+    "mgu": mgu,
+}
+
+
+@pytest.mark.parametrize("D", [5, 4], ids=["D != H", "D = H"])
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_cell_computes_what_its_paper_prints(name, D):
+    case = Setting(find(name), D, 4).case(T=4, B=3)
+    weights = {key: value.detach().numpy() for key, value in case.parameters.items()}
+    used = set()
+
+    def take(key):
+        used.add(key)
+        return weights[key]
+
+    def M(gate, **arguments):
+        bias = take(f"{gate}.bias") if f"{gate}.bias" in weights else 0
+        return sum(value @ take(f"{gate}.{source}").T for source, value in arguments.items()) + bias
+
+    state = {key: value.detach().numpy() for key, value in case.state.items()}
+    outputs = []
+    for x_t in case.x.detach().numpy():
+        state = PAPERS[name](x_t, M, take, **state)
+        outputs.append(state["h"])
+    assert used == weights.keys()
+
+    found, final = case.scan()
+    np.testing.assert_allclose(found.detach().numpy(), np.stack(outputs), rtol=0, atol=1e-13)
+    for key, value in state.items():
+        np.testing.assert_allclose(final[key].detach().numpy(), value, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("name", "projected"), [("mut1", True), ("mut2", True), ("mut3", False)])
+def test_only_mut1_and_mut2_project_x_and_only_where_it_must(name, projected):
+    cell = find(name)
+    assert ("v.x" in cell.graph.parameters) == projected
+    assert "v.x" not in cell.square.parameters
+    assert "v.bias" not in cell.graph.parameters
+
+
+BIASES = {
+    "rnn": ["h"],
+    "rnn(activation=maxout)": ["a", "b"],
+    "lstm": ["f", "i", "g", "o"],
+    "lstm(projection=true)": ["f", "i", "g", "o"],
+    "lstm_cifg": ["f", "g", "o"],
+    "lstm_nig": ["f", "g", "o"],
+    "lstm_nfg": ["i", "g", "o"],
+    "lstm_nog": ["f", "i", "g"],
+    "gru": ["r", "z", "n", "m"],
+    "mgu": ["f", "n"],
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_each_gate_has_one_bias(name):
+    found = [key.removesuffix(".bias") for key in find(name).parameters if key.endswith(".bias")]
+    assert found == BIASES[name]

@@ -1,0 +1,251 @@
+"""Character models: the published character network, a four-letter vocabulary, and what a run promises."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from unrolled import CheckpointError, InputError
+from unrolled.tasks.char import CharConfig, CharTask, bits_per_character, evaluating, write
+
+Array = npt.NDArray[np.float64]
+
+PUBLISHED = CharConfig(
+    cell="rnn",
+    hidden=100,
+    batch=1,
+    bptt=25,
+    reset=0.0,
+    optimiser="adagrad(eps=0, initial_accumulator_value=1e-8)",
+    rate=0.1,
+    schedule="constant",
+    warmup=0,
+    clip_norm=None,
+    clip_value=5.0,
+    loss="sum",
+    init=("*=normal:0.01", "*.bias=0"),
+    steps=200,
+    dtype="float64",
+)
+"""The 112-line character network: its sizes, its loss, its clipping and its optimiser."""
+
+LIBRARY_NAMES = {
+    "Wxh": "layer.l0.h.x",
+    "Whh": "layer.l0.h.h",
+    "bh": "layer.l0.h.bias",
+    "Why": "head.weight",
+    "by": "head.bias",
+}
+
+
+def a_text(length: int, seed: int = 0) -> str:
+    """Words drawn at random from a small vocabulary: something a small network can learn."""
+    words = ["to", "be", "or", "not", "that", "is", "the", "question", "nobler", "in", "mind", "arrows"]
+    drawn = np.random.default_rng(seed).choice(words, size=length // 3)
+    return " ".join(drawn)[:length]
+
+
+class Oracle:
+    """The published character network in NumPy, with the mathematics of the listing put right."""
+
+    def __init__(self, symbols: int, hidden: int = 100, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed).standard_normal
+        self.weights: dict[str, Array] = {
+            "Wxh": 0.01 * draw((hidden, symbols)),
+            "Whh": 0.01 * draw((hidden, hidden)),
+            "bh": np.zeros(hidden),
+            "Why": 0.01 * draw((symbols, hidden)),
+            "by": np.zeros(symbols),
+        }
+        self.memory = {name: np.zeros_like(value) for name, value in self.weights.items()}
+        self.h: Array = np.zeros(hidden)
+
+    def gradients(self, inputs: list[int], targets: list[int]) -> tuple[float, dict[str, Array]]:
+        """The summed cross-entropy in nats and its clipped gradients; the state moves on."""
+        w = self.weights
+        h, p, loss = [self.h], [], 0.0
+        for character, target in zip(inputs, targets, strict=True):
+            h.append(np.tanh(w["Wxh"][:, character] + w["Whh"] @ h[-1] + w["bh"]))
+            y = w["Why"] @ h[-1] + w["by"]
+            p.append(np.exp(y - y.max()) / np.exp(y - y.max()).sum())
+            loss -= math.log(p[-1][target])
+        d = {name: np.zeros_like(value) for name, value in w.items()}
+        d_h = np.zeros_like(self.h)
+        for t in reversed(range(len(inputs))):
+            d_y = p[t].copy()
+            d_y[targets[t]] -= 1
+            d["Why"] += np.outer(d_y, h[t + 1])
+            d["by"] += d_y
+            d_raw = (1 - h[t + 1] ** 2) * (w["Why"].T @ d_y + d_h)
+            d["Wxh"][:, inputs[t]] += d_raw
+            d["Whh"] += np.outer(d_raw, h[t])
+            d["bh"] += d_raw
+            d_h = w["Whh"].T @ d_raw
+        self.h = h[-1]
+        return loss, {name: value.clip(-5, 5) for name, value in d.items()}
+
+    def update(self, gradients: dict[str, Array], rate: float = 0.1) -> None:
+        """Adagrad."""
+        for name, gradient in gradients.items():
+            self.memory[name] += gradient**2
+            self.weights[name] = self.weights[name] - rate * gradient / np.sqrt(self.memory[name] + 1e-8)
+
+
+def relative_error(found: torch.Tensor, expected: Array) -> float:
+    return float(np.linalg.norm(found.detach().numpy() - expected) / np.linalg.norm(expected))
+
+
+def test_the_trainer_makes_the_steps_of_the_published_character_network() -> None:
+    """At each of the oracle's first 200 states: the same loss, gradients and update to 1e-10 relative."""
+    text = a_text(7000)
+    task = CharTask("text", text, PUBLISHED)
+    trainer = task.trainer()
+    oracle = Oracle(len(task.vocabulary))
+    ids = task.vocabulary.encode(text).tolist()
+    parameters = dict(task.model.named_parameters())
+    clipped = 0
+    for n in range(200):
+        before = {name: value.copy() for name, value in oracle.weights.items()}
+        for name, value in oracle.weights.items():
+            parameter = parameters[LIBRARY_NAMES[name]]
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(value))
+            trainer.optimiser.state[parameter]["sum"] = torch.from_numpy(oracle.memory[name] + 1e-8)
+        task.state = {"h": torch.from_numpy(oracle.h.copy())[None, None]}
+        trainer.step = n
+
+        record = trainer.advance()
+        loss, gradients = oracle.gradients(ids[25 * n : 25 * n + 25], ids[25 * n + 1 : 25 * n + 26])
+        oracle.update(gradients)
+        clipped += any((np.abs(g) == 5).any() for g in gradients.values())
+
+        assert record["loss"] == pytest.approx(loss, rel=1e-10), n
+        for name, gradient in gradients.items():
+            parameter = parameters[LIBRARY_NAMES[name]]
+            assert parameter.grad is not None
+            assert relative_error(parameter.grad, gradient) < 1e-10, (n, name)
+            moved = parameter.detach() - torch.from_numpy(before[name])
+            assert relative_error(moved, oracle.weights[name] - before[name]) < 1e-10, (n, name)
+        assert relative_error(task.state["h"][0, 0], oracle.h) < 1e-10, n
+    assert clipped > 3, "the case must exercise the clipping"
+
+
+def test_four_letters_learn_hello_and_complete_it() -> None:
+    config = CharConfig(cell="rnn", hidden=8, batch=1, bptt=5, steps=150, rate=0.03, warmup=0)
+    task = CharTask("hello", "hello" * 40, config)
+    assert task.vocabulary.symbols == "ehlo"
+    trainer = task.trainer()
+    for _ in range(config.steps):
+        trainer.advance()
+    assert "".join(write(task.model, task.vocabulary, "h", 4, temperature=0)) == "ello"
+
+
+SMALL = CharConfig(hidden=8, batch=4, bptt=8, steps=12, layers=2, dropout=0.3)
+
+
+def bits_one_by_one(task: CharTask, ids: torch.Tensor) -> float:
+    """The same measurement, written out: 64 streams and a rest, each from the zero state."""
+    length = (len(ids) - 1) // 64
+    pieces = [ids[b * length : b * length + length + 1] for b in range(64)] + [ids[64 * length :]]
+    nats = 0.0
+    with evaluating(task.model), torch.no_grad():
+        for piece in pieces:
+            if len(piece) > 1:
+                logits, _ = task.model(piece[:-1, None])
+                nats -= logits[:, 0].log_softmax(1).gather(1, piece[1:, None]).sum().item()
+    return nats / (len(ids) - 1) / math.log(2)
+
+
+def test_every_held_out_character_but_the_first_counts_once() -> None:
+    task = CharTask("text", a_text(4000), replace(SMALL, dtype="float64"))
+    ids = task.vocabulary.encode(a_text(1000, seed=1))
+    assert bits_per_character(task.model, ids) == pytest.approx(bits_one_by_one(task, ids), rel=1e-10)
+
+
+def test_the_state_is_carried_and_reset_where_the_text_begins_again() -> None:
+    task = CharTask("text", a_text(300), replace(SMALL, dropout=0.0))
+    chunks = len(task.streams)
+    assert chunks > 2
+    losses = [task.loss(step)[0].item() for step in range(chunks + 1)]
+    assert losses[chunks] == losses[0]
+    task.state = None
+    assert task.loss(1)[0].item() != losses[1], "the second chunk starts where the first one ended"
+
+
+def test_the_loss_is_the_mean_or_the_sum_over_the_steps() -> None:
+    of = {kind: CharTask("text", a_text(400), replace(SMALL, loss=kind)) for kind in ("mean", "sum")}
+    for task in of.values():
+        task.model.eval()
+    mean, sum_ = (of[kind].loss(0) for kind in ("mean", "sum"))
+    assert sum_[0].item() == pytest.approx(8 * mean[0].item(), rel=1e-6)
+    assert sum_[1] == mean[1]
+    assert mean[1]["bits_per_character"] == pytest.approx(mean[0].item() / math.log(2), rel=1e-6)
+
+
+def test_a_sample_is_the_chain_of_its_own_characters() -> None:
+    task = CharTask("text", a_text(4000), SMALL)
+    with evaluating(task.model), torch.no_grad():
+        written = "".join(write(task.model, task.vocabulary, "to be ", 30, temperature=0))
+        logits, _ = task.model(task.vocabulary.encode("to be " + written)[:-1, None])
+    assert task.vocabulary.decode(logits[5:, 0].argmax(1)) == written
+
+
+def test_streams_start_again_from_zero_now_and_then() -> None:
+    """About one stream in five starts again at `reset=0.2`; the draw depends on nothing but seed and step."""
+    task = CharTask("text", a_text(10000), replace(SMALL, dropout=0.0, reset=0.2, batch=16))
+    starts = task.model.layer.initial_state(16)
+    again = 0
+    for step in range(1, 60):
+        task.state = {name: value + 1 for name, value in starts.items()}
+        kept: list[torch.Tensor] = []
+        hook = task.model.register_forward_pre_hook(lambda _, given, kept=kept: kept.append(given[1]["h"]))
+        task.loss(step)
+        hook.remove()
+        (h,) = kept
+        zero = (h == 0).all(2).all(0)
+        assert (h[:, ~zero] == 1).all()
+        again += int(zero.sum())
+    assert 0.15 < again / (59 * 16) < 0.25
+
+
+def test_top_k_and_temperature_draw_from_the_distribution_they_name() -> None:
+    from unrolled.train.sampling import draw
+
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
+    drawn = torch.stack([draw(logits, 0.7, 3, generator) for _ in range(20000)])
+    kept = torch.tensor([-torch.inf, 1.0, 2.0, -torch.inf, 0.5])
+    expected = torch.softmax(kept / 0.7, 0)
+    found = torch.bincount(drawn, minlength=5) / len(drawn)
+    assert (found - expected).abs().max() < 0.015
+    assert found[0] == found[3] == 0
+    assert int(draw(logits, 0, None, generator)) == 2
+    assert int(draw(logits, 1e-300, None, generator)) == 2
+
+
+@pytest.mark.parametrize(
+    ("prime", "length", "temperature", "top_k"),
+    [("", 5, 1.0, None), ("a", -1, 1.0, None), ("a", 5, -0.1, None), ("a", 5, 1.0, 0)],
+)
+def test_sampling_refuses_what_it_cannot_do(
+    prime: str, length: int, temperature: float, top_k: int | None
+) -> None:
+    task = CharTask("text", a_text(400), SMALL)
+    with pytest.raises(InputError):
+        write(task.model, task.vocabulary, prime, length, temperature=temperature, top_k=top_k)
+
+
+def test_a_checkpoint_of_another_size_does_not_fit(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from unrolled.train import checkpoint, runs
+    from unrolled.train.loop import restore_model
+
+    run = runs.create(tmp_path, "r")
+    CharTask("text", a_text(400), SMALL).trainer().save(run, keep=1)
+    other = CharTask("text", a_text(400), replace(SMALL, hidden=9))
+    with pytest.raises(
+        CheckpointError, match=r"another model: head.weight is \(\d+, 8\) there and \(\d+, 9\)"
+    ):
+        restore_model(other.model, checkpoint.load(next(run.checkpoints.iterdir())))

@@ -1,0 +1,95 @@
+"""Imports go one way."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import unrolled
+
+ROOT = Path(unrolled.__file__).parent
+
+LAYERS = ("graph", "trace", "cell", "cells", "scan", "nn", "train", "tasks", "cli")
+"""A part may import itself and what stands to its left, besides `errors`."""
+
+VERSION = ""
+"""`import unrolled`, for its `__version__`."""
+
+APART = {
+    "errors": set(),
+    "data": {"errors"},
+    "options": {"errors"},
+    "formula": {"errors", "graph"},
+    "report": {"errors", "graph", "cell", "formula", "records"},
+    "records": {"errors"},
+}
+"""Parts outside that order, and all they may import."""
+
+EXTRA = {
+    "cell": {"options"},
+    "cells": {"options"},
+    "train": {"options"},
+    "tasks": {"data", VERSION},
+    "cli": APART.keys() | {VERSION},
+    "__main__": {"cli"},
+}
+"""What a part may import besides."""
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def files() -> Iterator[tuple[str, Path]]:
+    """Every source file but the package's own, by part."""
+    for path in sorted(ROOT.rglob("*.py")):
+        inside = path.relative_to(ROOT)
+        if inside != Path("__init__.py"):
+            yield inside.parts[0].removesuffix(".py"), path
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The parts of this package that a file imports, with the line."""
+    package = ["unrolled", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            modules = [f"{module}.{name.name}" for name in node.names] if module == "unrolled" else [module]
+        else:
+            continue
+        for module in modules:
+            if module == "unrolled" or module.startswith("unrolled."):
+                yield node.lineno, part_of(module)
+
+
+def allowed(part: str) -> set[str]:
+    assert part in (*LAYERS, *APART, *EXTRA), f"{part} has no place in the order: give it one here"
+    before = LAYERS[: LAYERS.index(part) + 1] if part in LAYERS else (part,)
+    return {"errors", *before} | APART.get(part, set()) | EXTRA.get(part, set())
+
+
+@pytest.mark.parametrize(
+    ("part", "path"), list(files()), ids=[str(path.relative_to(ROOT)) for _, path in files()]
+)
+def test_imports_go_one_way(part, path):
+    wrong = [
+        f"{path}:{line} imports {found}" for line, found in imports_of(path) if found not in allowed(part)
+    ]
+    assert not wrong
+
+
+def test_the_reader_of_imports_reads():
+    found = {part for _, part in imports_of(ROOT / "cell.py")}
+    assert {"errors", "graph", "options", "trace"} <= found
+    assert {part for _, part in imports_of(ROOT / "cells" / "__init__.py")} >= {"cell", "cells"}
+
+
+def test_public_names_are_there_and_in_order():
+    assert len(set(unrolled.__all__)) == len(unrolled.__all__)
+    for name in unrolled.__all__:
+        assert getattr(unrolled, name) is not None
+    assert len(unrolled.__all__) <= 25
