@@ -28,10 +28,10 @@ def words(length: int, count: int, held_out: bool) -> Tensor:
     return drawn[:, (drawn.sum(0) % 5 == 0) == held_out]
 
 
-def main(steps: int = 600) -> float:
+def main(steps: int = 1000) -> float:
     torch.manual_seed(0)
     encoder, decoder, head = LSTM(len(LETTERS), 64), LSTM(len(LETTERS), 64), nn.Linear(64, len(LETTERS))
-    optimiser = torch.optim.Adam(nn.ModuleList([encoder, decoder, head]).parameters(), lr=0.005)
+    optimiser = torch.optim.Adam(nn.ModuleList([encoder, decoder, head]).parameters(), lr=0.01)
     for step in range(steps):
         x = words(2 + step % 4, 128, held_out=False)
         y = F.pad(x.flip(0), (0, 0, 0, 1))  # backwards, then END

@@ -49,7 +49,8 @@ def test_parameters_are_read_off_the_equations():
 
 def test_states_of_two_widths_have_symbols_of_their_own():
     assert {name: p.shape for name, p in projected.parameters.items()} == {
-        "c.x": ("H_c", "D"), "c.h": ("H_c", "H_h"), "c.bias": ("H_c",), "decay": ("H_c",), "h.c": ("H_h", "H_c"),
+        "c.x": ("H_c", "D"), "c.h": ("H_c", "H_h"), "c.bias": ("H_c",),
+        "decay": ("H_c",), "h.c": ("H_h", "H_c"),
     }  # fmt: skip
 
 
@@ -60,7 +61,8 @@ def test_a_second_input_has_a_width_of_its_own():
 
     assert mine.inputs == ("x", "u")
     assert {name: p.shape for name, p in mine.parameters.items()} == {
-        "a.x": ("H", "D"), "a.u": ("H", "D_u"), "a.h": ("H", "H"), "a.bias": ("H",),
+        "a.x": ("H", "D"), "a.u": ("H", "D_u"),
+        "a.h": ("H", "H"), "a.bias": ("H",),
     }  # fmt: skip
     W = {"a.x": random(2, 3), "a.u": random(2, 4), "a.h": random(2, 2), "a.bias": random(2)}
     x, u, h = random(5, 3), random(5, 4), random(5, 2)
@@ -443,7 +445,7 @@ def tensor_to_a_power(x, h, W):
 
 
 def list_constant(x, h, W):
-    return W.a(x, h) + [1.0]
+    return W.a(x, h) + [1.0]  # noqa: RUF005
 
 
 def boolean_constant(x, h, W):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import unrolled
 from unrolled import cli
+from unrolled.__main__ import main
 from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.data import SOURCES
 from unrolled.data.cache import sha256
@@ -440,7 +441,8 @@ def test_without_matplotlib_training_goes_on_and_says_what_to_install(call, monk
 
 
 OWN_CELL = """\
-from unrolled import cell, tanh
+from torch import tanh
+from unrolled import cell
 
 @cell(states="h")
 def mine(x, h, W):
@@ -716,10 +718,18 @@ def test_the_measured_bits_are_those_of_a_direct_computation(call, trained, char
     assert printed[2] == f"{characters:,}"
 
 
-@pytest.mark.parametrize("name", ["[bold].txt", ":bug:.txt", "[red]x[/red].txt"])
+@pytest.mark.parametrize("name", ["[bold].txt", ":bug:.txt", r"\[b].txt"])
 def test_a_file_name_is_printed_as_it_is(call, trained, name):
     Path(name).write_text(TEXT)
     assert f" on {name} (5,000 characters)" in call("eval", trained.path, name).out
+
+
+def test_a_model_of_a_text_without_line_ends_writes_without_being_given_a_prime(call, train):
+    Path("line.txt").write_text(TEXT.replace("\n", " "))
+    run = train("--steps", "1", text="line.txt")
+    result = call("sample", run.path, "--length", "7")
+    assert (result.status, result.err) == (0, "")
+    assert len(result.out.rstrip("\n")) in (7, 8)
 
 
 def test_a_run_is_found_by_its_name_too(call, train):
@@ -739,10 +749,15 @@ def test_the_package_runs_as_a_program(environment):
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_without_the_packages_of_the_command_line_it_says_what_to_install(monkeypatch, capsys, package):
-    from unrolled.__main__ import main
+    class Missing:
+        """Finds no such package, as where it is not installed."""
 
-    monkeypatch.setitem(sys.modules, package, None)
-    for name in [name for name in sys.modules if name.startswith(("unrolled.cli", f"{package}."))]:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name.partition(".")[0] == package:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=package)
+
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.split(".")[0] == package or name == "unrolled.cli"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(unrolled, "cli")
     assert main() == 2
@@ -751,8 +766,6 @@ def test_without_the_packages_of_the_command_line_it_says_what_to_install(monkey
 
 
 def test_another_missing_module_is_not_blamed_on_the_command_line(monkeypatch):
-    from unrolled.__main__ import main
-
     monkeypatch.setitem(sys.modules, "unrolled.cli", None)
     with pytest.raises(ModuleNotFoundError, match=r"unrolled\.cli"):
         main()

@@ -201,7 +201,8 @@ def test_a_saved_graph_says_only_what_is_not_a_default():
             {"kind": "affine", "args": [0, 1], "name": "h", "sources": ["x", "h"], "bias": 0.0, "width": "H"},
             {"kind": "tanh", "args": [2], "width": "H"},
         ],
-        "inputs": ["x"], "states": ["h"], "outputs": [], "results": [3], "names": {}, "initial": {}, "inits": {},
+        "inputs": ["x"], "states": ["h"], "outputs": [], "results": [3],
+        "names": {}, "initial": {}, "inits": {},
     }  # fmt: skip
 
 

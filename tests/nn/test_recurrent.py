@@ -38,12 +38,13 @@ def test_batch_first_turns_x_and_outputs_but_no_state(kind):
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", ["vectors", "tokens"])
-def test_no_batch_is_a_batch_of_one(kind, batch_first):
+@pytest.mark.parametrize("T", [5, 1])
+def test_no_batch_is_a_batch_of_one(kind, batch_first, T):
     layer = layer_of(lstm, 3, 4, 2, bidirectional=True, batch_first=batch_first)
-    x = random(5, 3) if kind == "vectors" else torch.randint(3, (5,))
+    x = random(T, 3) if kind == "vectors" else torch.randint(3, (T,))
     state = {name: random(4, 4) for name in "hc"}
     outputs, end = layer(x, state)
-    assert outputs.shape == (5, 8)
+    assert outputs.shape == (T, 8)
     assert end["h"].shape == end["c"].shape == (4, 4)
     row = int(not batch_first)
     expected, expected_end = layer(x.unsqueeze(row), {k: v.unsqueeze(1) for k, v in state.items()})
