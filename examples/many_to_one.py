@@ -17,13 +17,12 @@ import random
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 
 from unrolled import LSTM
 
 NOUNS, GOOD, BAD = ["plot", "cast", "music"], ["good", "funny", "moving"], ["bad", "dull", "awful"]
-WORDS = ["", "not", *NOUNS, *GOOD, *BAD]
+WORDS = ["-", "not", *NOUNS, *GOOD, *BAD]
 
 
 def review(draw: random.Random) -> tuple[str, bool]:
@@ -37,25 +36,20 @@ def main(steps: int = 200) -> float:
     draw = random.Random(0)
     texts, answers = zip(*dict(review(draw) for _ in range(4000)).items(), strict=True)  # none twice
     words = [text.replace(",", "").split() for text in texts]
-    x = pad_sequence([torch.tensor([WORDS.index(word) for word in row]) for row in words])  # (T, B)
-    last, y = (x > 0).sum(0) - 1, torch.tensor(answers).long()
+    filled = [["-"] * (9 - len(row)) + row for row in words]  # in front, so that all end at the last step
+    x, y = torch.tensor([[WORDS.index(w) for w in row] for row in filled]).T, torch.tensor(answers).long()
     layer, head = LSTM(len(WORDS), 32), nn.Linear(32, 2)
-
-    def ask(rows: Tensor) -> Tensor:
-        outputs, _ = layer(x[:, rows])
-        return head(outputs[last[rows], torch.arange(len(rows))])
-
     optimiser = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=0.02)
     for _ in range(steps):
         rows = torch.randint(3000, (64,))
-        loss = F.cross_entropy(ask(rows), y[rows])
+        outputs, _ = layer(x[:, rows])
+        loss = F.cross_entropy(head(outputs[-1]), y[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
 
-    said, true = ask(torch.arange(3000, len(texts))).argmax(-1), y[3000:]
-    for text, good in zip(texts[3000:3005], said.tolist(), strict=False):
-        print(f"{text} -> {'good' if good else 'bad'}")
+    said, true = head(layer(x[:, 3000:])[0][-1]).argmax(-1), y[3000:]
+    print("\n".join(f"{text} -> {('bad', 'good')[i]}" for text, i in zip(texts[3000:3005], said, strict=False)))
     accuracy, share = (said == true).double().mean().item(), true.double().mean().item()
     print(f"accuracy on unseen reviews: {accuracy:.3f} (baseline {max(share, 1 - share):.3f})")
     return accuracy

@@ -126,7 +126,7 @@ def message_of(result: Result) -> str:
         (["draw", "lstm", "-o", "runs"], "cannot write runs: Is a directory"),
         (["draw", "lstm", "-o", ""], "."),
         (["data", "fetch", "sonets"], r"'sonets' \(did you mean 'sonnets'\?\): there are .*kjv"),
-        (["data", "fetch", "sonnets", "--from", "gone.tar.gz"], r"gone\.tar\.gz cannot be read \(No such file"),
+        (["data", "fetch", "sonnets", "--from", "gone.tar.gz"], r"gone\.tar\.gz cannot be read \(No such"),
         ([*TRAIN, "--cell", "lstn"], "did you mean 'lstm'"),
         ([*TRAIN, "--optimiser", "adamm"], "no optimiser 'adamm'; there are sgd, .*adamw"),
         ([*TRAIN, "--optimiser", "sgd(momentun=1)"], "no option 'momentun'; it has momentum, "),
@@ -136,7 +136,7 @@ def message_of(result: Result) -> str:
         ([*TRAIN, "--optimiser", "adam(betas=0.9/2)"], "Invalid beta parameter at index 1"),
         ([*TRAIN, "--optimiser", "sgd(nesterov=perhaps)"], "it takes true or false"),
         ([*TRAIN, "--optimiser", "adam(capturable=true)"], "no option 'capturable'; it has betas, "),
-        ([*TRAIN, "--optimiser", "sgd(differentiable=true)"], "no option 'differentiable'; it has momentum, "),
+        ([*TRAIN, "--optimiser", "sgd(differentiable=true)"], "no option 'differentiable'; it has mom"),
         ([*TRAIN, "--schedule", "cosin"], "--schedule is constant or linear or cosine, got 'cosin'"),
         ([*TRAIN, "--init", "f.bias"], r"cannot read --init 'f\.bias'; write PATTERN=INITIALISER"),
         ([*TRAIN, "--init", "q.*=1"], r"'q\.\*' matches no parameter; there are f\.x, .*head\.bias"),
@@ -181,7 +181,8 @@ def test_a_mistake_in_the_words_is_told_in_one_line(refuse, words, message):
         "hidden": [0, -1, 10**20], "layers": [0], "batch": [0, 10**20], "bptt": [0, 10**20], "keep": [0],
         "steps": [-1], "warmup": [-1], "sample-length": [-1], "temperature": [-1, "nan", "inf"],
         "clip-norm": [-1, "nan", "inf"], "clip-value": [-1, "nan", "inf"], "seed": [-1, 2**64],
-        "evaluate-every": [-1], "sample-every": [-1], "save-every": [-1], "rate": [0, -1, "nan", "inf", "1e38"],
+        "evaluate-every": [-1], "sample-every": [-1], "save-every": [-1],
+        "rate": [0, -1, "nan", "inf", "1e38"],
         "dropout": [-0.1, 1.1, "nan"], "holdout": [0, 1, -1, "nan", "1e-9"],
     }.items(),
     ids=lambda value: value if isinstance(value, str) else "",
@@ -237,7 +238,10 @@ def test_a_text_that_will_not_do_is_refused(refuse, raw, message, command):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("runs", "is a folder: give one text file"), ("sonnets", "not here yet: run `unrolled data fetch sonnets`")],
+    [
+        ("runs", "is a folder: give one text file"),
+        ("sonnets", "not here yet: run `unrolled data fetch sonnets`"),
+    ],
 )
 def test_what_is_no_text_yet_is_refused(refuse, text, message):
     assert message in refuse("train", "char", text, *SMALL)
@@ -270,7 +274,9 @@ def test_a_text_that_is_gone_is_told_when_a_run_goes_on(refuse):
 def test_an_archive_of_another_checksum_is_refused_and_nothing_is_kept(refuse, tmp_path):
     Path("wrong.tar.gz").write_bytes(b"not it")
     message = refuse("data", "fetch", "sonnets", "--from", "wrong.tar.gz")
-    assert f"sha256 is {data.cache.sha256(b'not it')} and should be {data.SOURCES['sonnets'].sha256}" in message
+    assert (
+        f"sha256 is {data.cache.sha256(b'not it')} and should be {data.SOURCES['sonnets'].sha256}" in message
+    )
     assert not (tmp_path / "cache").exists()
 
 
@@ -448,9 +454,7 @@ def test_a_damaged_log_is_told_when_a_run_goes_on(refuse):
 
 def kept() -> dict[str, bytes]:
     """The whole checkpoints of the run `new`."""
-    return {
-        path: raw for path, raw in content(Path("runs/new/checkpoints")).items() if "/step-" in path
-    }
+    return {path: raw for path, raw in content(Path("runs/new/checkpoints")).items() if "/step-" in path}
 
 
 @pytest.mark.parametrize("function", ["mkdir", "fsync", "rename"])
@@ -460,9 +464,9 @@ def test_when_the_disk_fails_training_stops_and_earlier_checkpoints_stay(call, m
     real, there = getattr(os, function), {}
 
     def fail(*arguments: Any, **options: Any) -> Any:
-        if not there and Path("runs/new/metrics.jsonl").exists():
-            if '"step": 4, "loss"' in Path("runs/new/metrics.jsonl").read_text():
-                there.update(kept())
+        log = Path("runs/new/metrics.jsonl")
+        if not there and log.exists() and '"step": 4, "loss"' in log.read_text():
+            there.update(kept())
         if not there:
             return real(*arguments, **options)
         raise OSError(number, os.strerror(number))
@@ -476,7 +480,9 @@ def test_when_the_disk_fails_training_stops_and_earlier_checkpoints_stay(call, m
     assert checkpoint.newest(Path("runs/new/checkpoints"), pytest.fail).step == 2
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=lambda n: errno.errorcode[n])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=lambda n: errno.errorcode[n]
+)
 def test_when_the_disk_fails_at_first_nothing_is_left(refuse, monkeypatch, number):
     def fail(*arguments: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -593,7 +599,9 @@ def test_a_value_that_is_not_finite_is_told_from_the_others(call, poison, what, 
     assert finite_checkpoints("new") == [0, 2]
 
 
-@pytest.mark.parametrize("words", [("--init", "f.bias=nan"), ("--init", "*.h=inf"), ("--cell", "lstm(forget_bias=nan)")])
+@pytest.mark.parametrize(
+    "words", [("--init", "f.bias=nan"), ("--init", "*.h=inf"), ("--cell", "lstm(forget_bias=nan)")]
+)
 def test_initial_values_that_are_not_finite_are_refused(call, words):
     message_of(call(*TRAIN, *words))
 
@@ -603,7 +611,10 @@ def test_initial_values_that_are_not_finite_are_refused(call, words):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")],
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_too_little_memory_says_what_to_lower(refuse, monkeypatch, error):
     monkeypatch.setattr(char_runs, "start", raising(error))

@@ -32,10 +32,11 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.errors import CellError, InputError
-from unrolled.graph import OPERATIONS, Graph, Parameter, affine
+from unrolled.graph import OPERATIONS, Graph, Parameter, affine, parameter_in
 from unrolled.options import options_of
 from unrolled.trace import Operand, Symbol, Trace, TracedWeight
 
@@ -81,7 +82,8 @@ class Cell:
 
     def graph_using(self, parameters: Mapping[str, Tensor]) -> Graph:
         """The step that these parameters belong to."""
-        return self.graph if self.graph.parameters.keys() <= parameters.keys() else self.square
+        needed = {name for name in self.graph.parameters if not name.endswith(".bias")}
+        return self.graph if needed <= parameters.keys() else self.square
 
     def __call__(self, *values: Any) -> Any:
         """Run one step on tensors: `cell(x, h, c, W)`.
@@ -174,7 +176,8 @@ class EquationCell(Cell):
 
     def __reduce__(self) -> Any:
         home = sys.modules.get(self.function.__module__)
-        if isinstance(getattr(home, self.base_name, None), EquationCell):
+        found = getattr(home, self.base_name, None)
+        if isinstance(found, EquationCell) and found.function is self.function:
             return _find_again, (self.function.__module__, self.base_name, self._changed)
         return super().__reduce__()
 
@@ -196,6 +199,10 @@ class EquationCell(Cell):
         for name, result in zip(wanted, results, strict=True):
             if not result.width:
                 raise CellError(f"{where} returns a number for {name}: it must be a vector")
+            if not trace.varies(result.index):
+                raise CellError(
+                    f"{where} returns learned vectors for {name}: it must use an input or a state"
+                )
             if name in states:
                 trace.unify((result.index, trace.states[name].index), f"{where}: the new {name}")
         if unknown := initial.keys() - set(states):
@@ -214,7 +221,7 @@ class Weights:
         self.__weight = weight
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "." in name:
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
             raise CellError(f"W.{name}: the name of a weight is a plain word")
         return self.__weight(name)
 
@@ -233,11 +240,18 @@ class BoundWeight(Operand):
 
     def __call__(self, *values: Tensor, bias: Any = None, init: Any = None, **named: Tensor) -> Tensor:
         positional = dict(zip(self._sources[self._name], values, strict=False))
-        return affine(self._parameters, self._name, positional | named)
+        return affine(self._parameters, self._name, {k: _tensor(v) for k, v in (positional | named).items()})
 
     def apply(self, name: str, operands: tuple[Any, ...]) -> Any:
-        tensors = (v._parameters[v._name] if isinstance(v, BoundWeight) else v for v in operands)
-        return OPERATIONS[name].run(*tensors)
+        return OPERATIONS[name].run(*map(_tensor, operands))
+
+    def is_map(self) -> bool:
+        """Whether the parameters have a matrix for every argument of the map."""
+        return all(f"{self._name}.{source}" in self._parameters for source in self._sources[self._name])
+
+
+def _tensor(value: Any) -> Any:
+    return parameter_in(value._parameters, value._name) if isinstance(value, BoundWeight) else value
 
 
 def cell(
@@ -264,7 +278,9 @@ def fit(weight: Any, x: Any, like: Any) -> Any:
     """
     if isinstance(x, Symbol):
         return x if x.width == like.width else weight(x, bias=False)
-    return x if x.is_floating_point() and x.shape[-1] == like.shape[-1] else weight(x, bias=False)
+    if weight.is_map():
+        return weight(x, bias=False)
+    return x if x.is_floating_point() else F.one_hot(x.long(), like.shape[-1]).to(like.dtype)
 
 
 def _find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell:
@@ -275,6 +291,10 @@ def _find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell
 def _inputs_of(function: Callable[..., Any], states: tuple[str, ...]) -> tuple[str, ...]:
     parameters = inspect.signature(function).parameters.values()
     names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    if taken := {"bias", "init"} & {*names}:
+        raise CellError(
+            f"cell {function.__name__!r} has a value called {min(taken)!r}, an option of W.name(): rename it"
+        )
     inputs = names[: len(names) - len(states) - 1]
     if not states or names != (*inputs, *states, "W"):
         wanted = ", ".join(("x", *states, "W"))
@@ -308,6 +328,7 @@ def _run_on_symbols(
 def _locate(function: Callable[..., Any], error: Exception) -> str:
     """The message of an error in a cell's function, with the line where it happened."""
     message = str(error) if isinstance(error, CellError) else f"{type(error).__name__}: {error}"
+    message = message.splitlines()[0]
     line, traceback = 0, error.__traceback__
     while traceback:
         if traceback.tb_frame.f_code is function.__code__:

@@ -236,7 +236,7 @@ def _with_settings(command: Callable[..., int], config: type, fixed: dict[str, A
             kind = list[str]
         if field.default not in (None, ()):
             help_text = f"{help_text} [{field.default}]"
-        annotation: Any = Annotated[kind | None, typer.Option(help=help_text)]  # type: ignore[valid-type]
+        annotation: Any = Annotated[kind | None, typer.Option(help=help_text)]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )

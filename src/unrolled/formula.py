@@ -15,14 +15,19 @@ NOW, BEFORE = "ₜ", "ₜ₋₁"
 
 def formulas(graph: Graph) -> list[str]:
     """The equations of one step, a line each, in the order of computation."""
-    result_of = dict(zip(graph.results, (*graph.states, *graph.outputs), strict=True))
+    result_of: dict[int, str] = {}
+    again = []  # results that are the value of an earlier one
+    for k, name in zip(graph.results, (*graph.states, *graph.outputs), strict=True):
+        if graph.nodes[k].args and k in result_of:
+            again.append(f"{name}{NOW} = {result_of[k]}{NOW}")
+        elif graph.nodes[k].args:
+            result_of[k] = name
+        else:
+            again.append(f"{name}{NOW} = {leaf(graph.nodes[k])}")
     named = {k: name for k, name in graph.names.items() if k not in result_of}
-    named |= {k: name + NOW for k, name in result_of.items() if graph.nodes[k].args}
+    named |= {k: name + NOW for k, name in result_of.items()}
     lines = [f"{named[k]} = {_text(graph, k, named, top=True)[0]}" for k in sorted(named)]
-    passed_on = [
-        f"{name}{NOW} = {_text(graph, k, {})[0]}" for k, name in result_of.items() if not graph.nodes[k].args
-    ]
-    return lines + passed_on
+    return lines + again
 
 
 def leaf(node: Node) -> str:
@@ -38,7 +43,7 @@ def _text(graph: Graph, index: int, named: dict[int, str], top: bool = False) ->
     if index in named and not top:
         return named[index], 5
     if not node.args:
-        return leaf(node), 5
+        return leaf(node), 3 if node.kind == "constant" and node.value < 0 else 5
     if node.kind == "affine":
         terms = []
         for source, arg in zip(node.sources, node.args, strict=True):
@@ -53,7 +58,7 @@ def _text(graph: Graph, index: int, named: dict[int, str], top: bool = False) ->
         text, binding = _text(graph, arg, named)
         # a − (b + c), a / (b ⊙ c) and a^(b^c) keep their brackets on the right
         loose = binding < row.binding or (
-            position and binding == row.binding and row.name in ("sub", "div", "pow")
+            binding == row.binding and (position if row.name in ("sub", "div") else row.name == "pow")
         )
         texts.append(f"({text})" if loose and row.binding < 5 else text)
     return row.text.format(*texts), row.binding

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -40,13 +41,18 @@ class Operation:
         return sum(f"{{{k}}}" in self.text for k in range(3))
 
 
+def _divide(a: Any, b: Any) -> Any:
+    """a / b as Python's operator has it, which takes the reciprocal of a tensor below a number."""
+    return a / b
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     row.name: row
     for row in (
         Operation("add", torch.add, "{0} + {1}", 1),
         Operation("sub", torch.sub, "{0} − {1}", 1, (torch.subtract,)),
         Operation("mul", torch.mul, "{0} ⊙ {1}", 2, (torch.multiply,)),
-        Operation("div", torch.div, "{0} / {1}", 2, (torch.divide, torch.true_divide)),
+        Operation("div", _divide, "{0} / {1}", 2, (torch.div, torch.divide, torch.true_divide)),
         Operation("neg", torch.neg, "−{0}", 3, (torch.negative,)),
         Operation("pow", torch.pow, "{0}^{1}", 4),
         Operation("sigmoid", torch.sigmoid, "σ({0})", also=(torch.special.expit, F.sigmoid)),
@@ -75,7 +81,7 @@ OPERATION_OF: Final[dict[Callable[..., Any], str]] = {
     function: row.name
     for row in OPERATIONS.values()
     for function in (row.run, *row.also, getattr(Tensor, row.name, row.run))
-}
+} | {Tensor.__pow__: "pow"}
 
 LEAVES: Final = ("input", "state", "constant", "vector")
 
@@ -139,7 +145,7 @@ class Graph:
     initial: Mapping[str, float] = field(default_factory=dict)
     inits: Mapping[str, float | str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Every learned tensor by name, in the order of its first use."""
         found: dict[str, Parameter] = {}
@@ -175,24 +181,23 @@ class Graph:
         """
         found: dict[str, int] = {}
         for name, parameter in self.parameters.items():
-            if name not in parameters:
-                raise InputError(f"the parameter {name!r} is missing; there are {', '.join(parameters)}")
-            shape = tuple(parameters[name].shape)
-            expected = tuple(found.get(s, n) for s, n in zip(parameter.shape, shape, strict=False))
-            if len(shape) != len(parameter.shape) or shape != expected:
-                raise InputError(
-                    f"parameter {name!r} has shape {shape}, expected {expected or parameter.shape}"
-                )
+            if name.endswith(".bias") and name not in parameters:
+                continue  # a layer may leave out every bias
+            shape = tuple(parameter_in(parameters, name).shape)
+            expected = tuple(found.get(s, s) for s in parameter.shape)
+            if len(shape) != len(expected) or any(
+                isinstance(e, int) and e != n for e, n in zip(expected, shape, strict=True)
+            ):
+                wanted = ", ".join(map(str, expected)) + "," * (len(expected) == 1)
+                raise InputError(f"parameter {name!r} has shape {shape}, expected ({wanted})")
             found.update(zip(parameter.shape, shape, strict=True))
         return found
 
     def uses_directly(self, name: str) -> bool:
-        """Whether an input enters a pointwise operation itself, not only through a matrix."""
+        """Whether an input is a result or enters a pointwise operation itself, not only through a matrix."""
+        used = {arg for node in self.nodes if node.kind != "affine" for arg in node.args}
         return any(
-            self.nodes[arg].kind == "input" and self.nodes[arg].name == name
-            for node in self.nodes
-            if node.kind != "affine"
-            for arg in node.args
+            self.nodes[k].kind == "input" and self.nodes[k].name == name for k in used.union(self.results)
         )
 
     def without_biases(self) -> Graph:
@@ -217,7 +222,7 @@ class Graph:
             elif node.kind == "constant":
                 done.append(node.value)
             elif node.kind == "vector":
-                done.append(parameters[node.name])
+                done.append(parameter_in(parameters, node.name))
             elif node.kind == "affine":
                 done.append(affine(parameters, node.name, dict(zip(node.sources, args, strict=True))))
             else:
@@ -266,10 +271,14 @@ class Graph:
             if node.kind not in (*LEAVES, "affine", *OPERATIONS):
                 raise CellError(f"the graph uses {node.kind!r}, which this version of unrolled does not know")
             wanted = OPERATIONS[node.kind].arity if node.kind in OPERATIONS else len(node.sources)
-            if len(node.args) != wanted or any(not 0 <= arg < index for arg in node.args):
+            if len(node.args) != wanted or any(arg not in range(index) for arg in node.args):
                 raise CellError(f"this is not the graph of a cell: node {index} has the wrong operands")
-        if any(not 0 <= k < len(nodes) for k in graph.results):
+        if len(graph.results) != len(graph.states) + len(graph.outputs):
+            raise CellError("this is not the graph of a cell: it has another number of results")
+        if any(k not in range(len(nodes)) for k in graph.results):
             raise CellError("this is not the graph of a cell: a result does not exist")
+        if graph.widths.keys() != {*graph.inputs, *graph.states}:
+            raise CellError("this is not the graph of a cell: its inputs and states are not its nodes'")
         return graph
 
 
@@ -282,6 +291,17 @@ def _read_node(data: Mapping[str, Any]) -> Node:
     return Node(**fields)
 
 
+def parameter_in(parameters: Mapping[str, Tensor], name: str) -> Tensor:
+    """One of the parameters.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if name not in parameters:
+        raise InputError(f"the parameter {name!r} is missing; there are {', '.join(parameters)}")
+    return parameters[name]
+
+
 def affine(parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Tensor]) -> Tensor:
     """The sum of each argument times its own matrix, plus the bias if there is one.
 
@@ -290,9 +310,9 @@ def affine(parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Ten
     """
     total = parameters.get(f"{name}.bias")
     for source, value in values.items():
-        matrix = parameters[f"{name}.{source}"]
+        matrix = parameter_in(parameters, f"{name}.{source}")
         if not value.is_floating_point():
-            term = F.embedding(value, matrix.t())
+            term = F.embedding(value.long(), matrix.t())
         elif value.shape[-1] != matrix.shape[1]:
             raise InputError(
                 f"W.{name} multiplies {source!r} of width {matrix.shape[1]}, but got width {value.shape[-1]}"

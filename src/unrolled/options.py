@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from unrolled.errors import CellError, InputError
 
-_CALL = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<options>.*)\))?")
+_CALL = re.compile(r"(?P<name>.+?)\s*(?:\((?P<options>[^()]*)\))?")
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -71,6 +71,11 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
             raise CellError(f"option {p.name} of cell {function.__name__!r} needs a default value")
         hint = hints.get(p.name, type(p.default))
         choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        if not choices and hint not in (bool, int, float, str):
+            raise CellError(
+                f"option {p.name} of cell {function.__name__!r} must be a bool, int, float, str "
+                f"or a Literal of strings, not {getattr(hint, '__name__', hint)}"
+            )
         found[p.name] = Option(p.name, p.default, str if choices else hint, choices)
     return found
 
@@ -85,4 +90,7 @@ def read_call(text: str) -> tuple[str, dict[str, str]]:
     pairs = [part.split("=") for part in (match["options"] or "").split(",") if part.strip()] if match else []
     if match is None or any(len(pair) != 2 for pair in pairs):
         raise InputError(f"cannot read {text!r}; write NAME or NAME(option=value, option=value)")
-    return match["name"], {name.strip(): value.strip() for name, value in pairs}
+    options = {name.strip(): value.strip() for name, value in pairs}
+    if len(options) != len(pairs):
+        raise InputError(f"{text!r} gives an option twice")
+    return match["name"], options

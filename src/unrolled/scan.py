@@ -47,6 +47,10 @@ def scan(
     """
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    if len(cell.inputs) != 1:
+        raise InputError(f"a scan feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}")
+    if missing := [key for key in cell.states if key not in state]:
+        raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
     (name,) = cell.inputs
     state = {key: state[key] for key in cell.states}
     if not x.is_floating_point() and (graph := cell.graph_using(parameters)).uses_directly(name):

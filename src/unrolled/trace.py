@@ -38,7 +38,7 @@ class Operand:
             matrix = called in ("matmul", "rmatmul", "mm", "linear", "bmm", "einsum")
             known = "a matrix is written W.name(h)" if matrix else f"known: {', '.join(OPERATIONS)}"
             raise CellError(f"a cell cannot use torch's {called!r}; {known}")
-        options = {k: v for k, v in (kwargs or {}).items() if v not in (False, None)}
+        options = {k: v for k, v in (kwargs or {}).items() if v is not False and v is not None}
         if options or len(args) != OPERATIONS[name].arity:
             raise CellError(f"inside a cell {called} takes {OPERATIONS[name].arity} values and no options")
         return next(arg for arg in args if isinstance(arg, Operand)).apply(name, args)
@@ -101,6 +101,11 @@ class Operand:
             "a cell cannot branch on a value (if, and, max): write torch.where(a > b, this, that)"
         )
 
+    def __eq__(self, other: object) -> bool:
+        raise CellError("a cell cannot ask whether values are equal: write torch.where(a > b, this, that)")
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 class Symbol(Operand):
     """A value of the step while the graph is being built."""
@@ -125,7 +130,7 @@ class Symbol(Operand):
             return lambda *others: self.apply(name, (self, *others))
         raise CellError(f"a value inside a cell has no {name!r}; known: {', '.join(OPERATIONS)}")
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Any = None) -> Any:
         raise CellError("a value inside a cell cannot be sliced: give each part a map of its own")
 
     __iter__ = __getitem__
@@ -159,7 +164,12 @@ class TracedWeight(Operand):
         if repeated := arguments.keys() & named.keys():
             raise CellError(f"W.{self.name} has two arguments called {min(repeated)!r}")
         arguments |= {key: self.trace.operand(value) for key, value in named.items()}
-        return self.trace.affine(self.name, arguments, None if bias is False else float(bias), init or {})
+        return self.trace.affine(
+            self.name, arguments, None if bias is False else 0.0 if bias is True else float(bias), init or {}
+        )
+
+
+_MODULE = nn.Module()
 
 
 class Trace:
@@ -228,10 +238,16 @@ class Trace:
             if other.kind == "affine" and other.name == name:
                 if (other.sources, other.bias) != (node.sources, node.bias):
                     raise CellError(f"W.{name} is used twice with different arguments: name one of them anew")
-                self.unify(other.args + node.args, f"W.{name}")
+                for pair in zip(other.args, node.args, strict=True):
+                    self.unify(pair, f"W.{name}")
                 node = replace(node, width=other.width)
         self._inits.update({f"{name}.{source}": value for source, value in init.items()})
         return self._add(node)
+
+    def varies(self, index: int) -> bool:
+        """Whether a node depends on an input or a state, and so has a row for each of the batch."""
+        node = self.nodes[index]
+        return node.kind in ("input", "state") or any(self.varies(k) for k in node.args)
 
     def finish(
         self,
@@ -293,7 +309,7 @@ class Trace:
         return kept
 
     def _check_use(self, name: str, kind: str) -> None:
-        if hasattr(nn.Module, name):
+        if hasattr(_MODULE, name):
             raise CellError(f"W.{name}: torch modules already have a {name!r}; choose another name")
         if any(n.name == name and {n.kind, kind} == {"vector", "affine"} for n in self.nodes):
             raise CellError(f"W.{name} is both a learned vector and a map: give one of them another name")

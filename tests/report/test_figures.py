@@ -34,7 +34,14 @@ def pixels(png: bytes) -> np.ndarray:
         [{"step": 0, "shown": "to be"}],
         [measured(0), *training(3), measured(3, None)],
     ],
-    ids=["none", "only step 0", "one step", "a training", "only a sample", "a measurement that was not finite"],
+    ids=[
+        "none",
+        "only step 0",
+        "one step",
+        "a training",
+        "only a sample",
+        "a measurement that was not finite",
+    ],
 )
 def test_a_figure_is_a_png_of_8_by_4_5_inches_at_120_dots(records):
     assert pixels(loss_figure(records, BASELINES, "lstm on a text")).shape[:2] == (540, 960)

@@ -96,7 +96,13 @@ def test_numbers_are_smoothed_over_steps():
 
 @pytest.mark.parametrize(
     ("bits", "better"),
-    [(6.5, ""), (6.0, ""), (5.0, ", better than uniform"), (3.0, ", better than unigram"), (1.0, ", better than 3-gram")],
+    [
+        (6.5, ""),
+        (6.0, ""),
+        (5.0, ", better than uniform"),
+        (3.0, ", better than unigram"),
+        (1.0, ", better than 3-gram"),
+    ],
 )
 def test_a_measurement_names_the_best_baseline_it_beats(bits, better):
     observed = console(terminal=False)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,12 +35,19 @@ def _from_file(file: str, name: str) -> EquationCell:
     if spec is None or spec.loader is None:
         raise CellError(f"{file!r} is not a Python file: a cell of your own is FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except CellError:
         raise
     except Exception as error:
         raise CellError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    finally:
+        if before is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = before
     found = getattr(module, name, None)
     if not isinstance(found, EquationCell):
         there = [key for key, value in vars(module).items() if isinstance(value, EquationCell)]

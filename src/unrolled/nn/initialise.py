@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import torch
@@ -61,13 +61,15 @@ def initialise(tensor: Tensor, how: Initialiser) -> None:
             INITIALISERS[name](tensor, *([float(number)] if number else []))
         except InputError:
             raise
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             shape = tuple(tensor.shape)
             raise InputError(
                 f"initialiser {how!r} does not fit a tensor of shape {shape}: {error}"
             ) from error
-    else:
+    elif isinstance(how, str | int | float):
         nn.init.constant_(tensor, float(how))
+    else:
+        raise InputError(f"an initialiser is a number, a name or a function, not {how!r}")
 
 
 def _is_number(text: str) -> bool:
@@ -78,7 +80,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def initialise_matching(tensors: Mapping[str, Tensor], patterns: Mapping[str, Initialiser]) -> None:
+def initialise_matching(tensors: Sequence[tuple[str, Tensor]], patterns: Mapping[str, Initialiser]) -> None:
     """Fill the tensors whose name matches a pattern such as "f.bias", "*.h" or "f"; later patterns win.
 
     A pattern that is a gate's name stands for all its tensors.
@@ -87,9 +89,11 @@ def initialise_matching(tensors: Mapping[str, Tensor], patterns: Mapping[str, In
         InputError: a pattern matches nothing.
     """
     for pattern, how in patterns.items():
-        chosen = [t for name, t in tensors.items() if _matches(name, pattern)]
+        chosen = [t for name, t in tensors if _matches(name, pattern)]
         if not chosen:
-            raise InputError(f"init pattern {pattern!r} matches no parameter; there are {', '.join(tensors)}")
+            raise InputError(
+                f"init pattern {pattern!r} matches no parameter; there are {', '.join(dict(tensors))}"
+            )
         for tensor in chosen:
             initialise(tensor, how)
 

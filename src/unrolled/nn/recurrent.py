@@ -73,7 +73,7 @@ class Recurrent(RecurrentStack):
         for place, suffix in enumerate(self.suffixes):
             below = self.input_size_of(place // (1 + bidirectional))
             graph = cell.graph_for(below, widths[cell.states[0]])
-            sizes = self.sizes | ({graph.widths[cell.inputs[0]]: below})
+            sizes = self.sizes | {graph.widths[cell.inputs[0]]: below}
             tensors = {
                 name: nn.Parameter(torch.empty([sizes[s] for s in p.shape], device=device, dtype=dtype))
                 for name, p in graph.parameters.items()
@@ -103,7 +103,8 @@ class Recurrent(RecurrentStack):
             for name, tensor in tensors.items():
                 how = wanted[name]
                 initialise(tensor, how if how is not None else f"uniform:{bound}")
-            initialise_matching(tensors, self.init)
+        everything = [(n, t) for suffix in self.suffixes for n, t in self.parameters_of(suffix).items()]
+        initialise_matching(everything, self.init)
 
     def extra_repr(self) -> str:
         return f"{self.cell.name}, {super().extra_repr()}"

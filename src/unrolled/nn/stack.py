@@ -42,7 +42,8 @@ class RecurrentStack(nn.Module):
             raise InputError(
                 f"a layer feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}"
             )
-        for what, size in {"input_size": input_size, "num_layers": num_layers, **state_sizes}.items():
+        hidden = {f"hidden_size of {name}": size for name, size in state_sizes.items()}
+        for what, size in {"input_size": input_size, "num_layers": num_layers, **hidden}.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise InputError(f"{what} must be a whole number of at least 1, got {size!r}")
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
@@ -66,11 +67,14 @@ class RecurrentStack(nn.Module):
 
     @property
     def output_size(self) -> int:
-        return self.sizes[self.cell.graph.output_width] * (1 + self.bidirectional)
+        return self.input_size_of(self.num_layers)
 
     def input_size_of(self, layer: int) -> int:
-        """The width of what a layer reads."""
-        return self.output_size if layer else self.input_size
+        """The width of what a layer reads, which is what the one below hands on."""
+        if not layer:
+            return self.input_size
+        own = self.sizes.get(self.cell.graph.output_width)
+        return (own or self.input_size_of(layer - 1)) * (1 + self.bidirectional)
 
     def parameters_of(self, suffix: str) -> dict[str, Tensor]:
         """The cell's parameters by gate name for one layer and direction, such as "l0" or "l1_reverse"."""
@@ -98,6 +102,8 @@ class RecurrentStack(nn.Module):
         Raises:
             InputError: something does not fit; the message names it.
         """
+        if not isinstance(x, Tensor):
+            raise InputError(f"x is a {type(x).__name__}, expected a tensor")
         tokens = not x.is_floating_point()
         axes = x.ndim + tokens
         self._check_input(x, tokens, axes)
@@ -133,10 +139,10 @@ class RecurrentStack(nn.Module):
 
     def _check_input(self, x: Tensor, tokens: bool, axes: int) -> None:
         layout = ("B, T" if self.batch_first else "T, B") + ("" if tokens else f", {self.input_size}")
+        if x.dtype == torch.bool or x.is_complex():
+            raise InputError(f"x is {x.dtype}, expected floats, or integers as token numbers")
         if axes not in (2, 3):
             raise InputError(f"x has shape {tuple(x.shape)}, expected ({layout})")
-        if x.dtype in (torch.bool, torch.complex64, torch.complex128):
-            raise InputError(f"x is {x.dtype}, expected floats, or integers as token numbers")
         if not tokens and x.shape[-1] != self.input_size:
             raise InputError(f"x has {x.shape[-1]} features in its last axis, expected {self.input_size}")
         if not x.numel() and 0 in x.shape[: 2 if axes == 3 else 1]:
@@ -152,11 +158,22 @@ class RecurrentStack(nn.Module):
                 )
 
     def _check_state(self, state: Mapping[str, Tensor], batch: int, batched: bool) -> dict[str, Tensor]:
+        if not isinstance(state, Mapping):
+            names = ", ".join(self.state_sizes)
+            raise InputError(
+                f"the state is a {type(state).__name__}, expected a mapping from {names} to tensors"
+            )
         if state.keys() != self.state_sizes.keys():
             raise InputError(f"the state has {', '.join(state)}, expected {', '.join(self.state_sizes)}")
         checked = {}
         for name, size in self.state_sizes.items():
             shape = (len(self.suffixes), *((batch,) if batched else ()), size)
+            if not isinstance(state[name], Tensor):
+                raise InputError(
+                    f"state {name!r} is a {type(state[name]).__name__}, expected a tensor {shape}"
+                )
+            if state[name].dtype != (dtype := next(self.parameters()).dtype):
+                raise InputError(f"state {name!r} is {state[name].dtype}, but the layer is {dtype}")
             if tuple(state[name].shape) != shape:
                 raise InputError(f"state {name!r} has shape {tuple(state[name].shape)}, expected {shape}")
             checked[name] = state[name] if batched else state[name].unsqueeze(1)

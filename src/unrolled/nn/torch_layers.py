@@ -41,6 +41,8 @@ class _TorchLayer(RecurrentStack):
         dtype: torch.dtype | None = None,
         backend: str = "auto",
     ) -> None:
+        if proj_size and "c" not in cell.states:
+            raise InputError("proj_size is for an LSTM only, as in torch")
         widths = dict.fromkeys(cell.states, hidden_size) | ({"h": proj_size} if proj_size else {})
         super().__init__(
             cell,
@@ -186,7 +188,7 @@ class LSTM(_TorchLayer):
         proj_size: int = 0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= proj_size < hidden_size:
+        if proj_size and not 0 < proj_size < hidden_size:
             raise InputError(f"proj_size must be from 0 to hidden_size - 1, got {proj_size} of {hidden_size}")
         super().__init__(
             lstm.with_options(projection=bool(proj_size)), input_size, hidden_size, num_layers, bias,

@@ -29,7 +29,7 @@ def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
         axes.plot(*zip(*_smoothed(training), strict=True), color="#1f5fa8", label="training (smoothed)")
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", color="#c8501e", markersize=4, label="held-out text")
-    last = max((step for step, _ in training + held_out), default=1)
+    last = max((step for step, _ in training + held_out), default=0) or 1
     axes.set_xlim(0, last * 1.14)
     for name, value in baselines.items():
         axes.axhline(value, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))

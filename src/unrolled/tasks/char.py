@@ -118,9 +118,11 @@ class CharModel(nn.Module):
         )
         self.head = nn.Linear(self.layer.output_size, symbols, dtype=dtype)
         patterns = dict(_pattern(text) for text in config.init)
-        head = {f"head.{name}": tensor for name, tensor in self.head.named_parameters()}
-        for suffix in self.layer.suffixes:
-            initialise_matching(self.layer.parameters_of(suffix) | head, patterns)
+        tensors = [
+            pair for suffix in self.layer.suffixes for pair in self.layer.parameters_of(suffix).items()
+        ]
+        tensors += [(f"head.{name}", tensor) for name, tensor in self.head.named_parameters()]
+        initialise_matching(tensors, patterns)
 
     def forward(
         self, tokens: Tensor, state: Mapping[str, Tensor] | None = None
