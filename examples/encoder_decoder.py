@@ -8,7 +8,7 @@
 
 A reverser: many to one reads a word of 2 to 5 letters into a state, one to many writes it backwards to END.
 About a fifth of all words is kept out of training. Prints a few of those as the decoder writes them by
-itself, and the share reversed without a mistake (at least 0.95).
+itself (the dot is END), and the share reversed without a mistake (at least 0.95).
 
     python examples/encoder_decoder.py
 """
@@ -35,13 +35,11 @@ def main(steps: int = 800) -> float:
     optimiser = torch.optim.Adam(nn.ModuleList([encoder, decoder, head]).parameters(), lr=0.01)
     for step in range(steps):
         x, y = words(2 + step % 4, 128, held_out=False)
-        before = F.pad(y[:-1], (0, 0, 1, 0))  # the right letters, one step late
-        outputs, _ = decoder(before, encoder(x)[1])
+        outputs, _ = decoder(F.pad(y[:-1], (0, 0, 1, 0)), encoder(x)[1])  # fed the right letter before
         loss = F.cross_entropy(head(outputs).flatten(0, 1), y.flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-
     right = []
     for length in (2, 3, 4, 5):
         x, y = words(length, 1000, held_out=True)
@@ -57,4 +55,5 @@ def main(steps: int = 800) -> float:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # for tensors this small more threads are slower
     main()

@@ -35,9 +35,8 @@ def main(steps: int = 200) -> float:
     torch.manual_seed(0)
     draw = random.Random(0)
     texts, answers = zip(*dict(review(draw) for _ in range(4000)).items(), strict=True)  # none twice
-    words = [text.replace(",", "").split() for text in texts]
-    filled = [["-"] * (9 - len(row)) + row for row in words]  # in front, so that all end at the last step
-    x, y = torch.tensor([[WORDS.index(w) for w in row] for row in filled]).T, torch.tensor(answers).long()
+    words = [(["-"] * 9 + text.replace(",", "").split())[-9:] for text in texts]  # all end at the last step
+    x, y = torch.tensor([[WORDS.index(w) for w in row] for row in words]).T, torch.tensor(answers).long()
     layer, head = LSTM(len(WORDS), 32), nn.Linear(32, 2)
     optimiser = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=0.02)
     for _ in range(steps):
@@ -49,11 +48,12 @@ def main(steps: int = 200) -> float:
         optimiser.step()
 
     said, true = head(layer(x[:, 3000:])[0][-1]).argmax(-1), y[3000:]
-    print("\n".join(f"{text} -> {('bad', 'good')[i]}" for text, i in zip(texts[3000:3005], said, strict=False)))
+    print("\n".join(f"{texts[3000 + i]} -> {('bad', 'good')[said[i]]}" for i in range(5)))
     accuracy, share = (said == true).double().mean().item(), true.double().mean().item()
     print(f"accuracy on unseen reviews: {accuracy:.3f} (baseline {max(share, 1 - share):.3f})")
     return accuracy
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # for tensors this small more threads are slower
     main()

@@ -31,7 +31,6 @@ def main(steps: int = 400) -> float:
     n = torch.randperm(999) + 1
     digits = F.one_hot(torch.stack([n // 100, n // 10 % 10, n % 10], dim=-1), 10).flatten(1).float()
     letters = torch.tensor([[LETTERS.index(a) for a in roman(m).ljust(13, ".")] for m in n.tolist()]).T
-
     enter, layer, head = nn.Linear(30, 64), GRU(len(LETTERS), 64), nn.Linear(64, len(LETTERS))
     optimiser = torch.optim.Adam(nn.ModuleList([enter, layer, head]).parameters(), lr=0.01)
     for _ in range(steps):
@@ -56,4 +55,5 @@ def main(steps: int = 400) -> float:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # for tensors this small more threads are slower
     main()

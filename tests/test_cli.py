@@ -1,4 +1,4 @@
-"""The command line does what its help says: every command, every option, and a resumed run is the same run."""
+"""The command line does what its help says, and a run that goes on is the run that never stopped."""
 
 import json
 import math
@@ -50,6 +50,17 @@ def make_text(length: int, seed: int = 0) -> str:
 
 TEXT = make_text(5000)
 SMALL = ("--hidden", "8", "--batch", "4", "--bptt", "8", "--sample-length", "5", "--warmup", "0")
+
+
+@pytest.fixture
+def figures() -> None:
+    """Ask for it to have figures drawn: they take longer than a small training."""
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr("unrolled.report.figures.loss_figure", lambda *_: b"")
 
 
 class Result(NamedTuple):
@@ -245,7 +256,7 @@ def test_a_data_set_is_trained_on_by_its_name_and_resumed(call, train, parrot):
 # Training
 
 
-def test_training_leaves_a_run_folder_that_says_everything(train):
+def test_training_leaves_a_run_folder_that_says_everything(train, figures):
     run = train("--steps", "6", "--save-every", "1", "--keep", "2")
     assert {entry.name for entry in run.path.iterdir()} == {
         "config.json", "metrics.jsonl", "loss.png", "checkpoints",
@@ -377,7 +388,8 @@ def test_the_loss_is_a_mean_or_a_sum_over_the_steps_of_a_chunk(train):
 
 
 def test_initial_values_are_set_by_pattern_and_later_patterns_win(train):
-    patterns = ("*.h=orthogonal", "f.bias=1", "g=normal:0.01", "i.h=identity:0.5", "head.bias=-2", "o.x=zeros",
+    patterns = ("*.h=orthogonal", "f.bias=1", "g=normal:0.01", "i.h=identity:0.5", "head.bias=-2",
+                "o.x=zeros",
                 "o.x=uniform:0.25")  # fmt: skip
     run = train("--steps", "0", "--layers", "2", *(word for p in patterns for word in ("--init", p)))
     found = weights(run, 0)
@@ -408,7 +420,7 @@ def test_a_model_can_be_of_float64(call, train):
     assert call("train", "char", "--resume", run.path, "--steps", "3").status == 0
 
 
-def test_a_zero_step_training_is_an_untrained_model(call, train):
+def test_a_zero_step_training_is_an_untrained_model(call, train, figures):
     run = train("--steps", "0")
     assert checkpoint.steps(run.checkpoints) == [0]
     assert call("sample", run.path, "--length", "3").status == 0
@@ -638,8 +650,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text(TEXT)
     words = ["train", "char", str(folder / "text.txt"), *SMALL, "--steps", "30", "--rate", "0.03",
-             "--layers", "2", "--dropout", "0.5", "--sample-every", "0", "--evaluate-every", "0", "--save-every", "0",
-             "--runs", str(folder), "--name", "run"]  # fmt: skip
+             "--layers", "2", "--dropout", "0.5", "--sample-every", "0", "--evaluate-every", "0",
+             "--save-every", "0", "--runs", str(folder), "--name", "run"]  # fmt: skip
     assert cli.run(words) == 0
     return Run(folder / "run")
 

@@ -8,7 +8,10 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
-EXAMPLES = sorted(FOLDER.glob("*.py"))
+EXAMPLES = [
+    FOLDER / f"{shape}.py"
+    for shape in ("one_to_one", "one_to_many", "many_to_one", "many_to_many_in_step", "encoder_decoder")
+]
 
 pytestmark = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
@@ -29,7 +32,9 @@ def promised(path: Path) -> float:
     return float(found[1])
 
 
-def test_an_example_reaches_the_accuracy_that_it_states(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_reaches_the_accuracy_that_it_states(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     accuracy = load(path).main()
     printed = capsys.readouterr().out
     assert promised(path) >= 0.95

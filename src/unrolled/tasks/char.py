@@ -48,11 +48,11 @@ class CharConfig:
     dropout: Annotated[float, "probability of dropping a value between layers"] = 0.0
     init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in 'f.bias=1' or '*.h=orthogonal'"] = ()
     steps: Annotated[int, "gradient steps to make"] = 2000
-    batch: Annotated[int, "parallel streams through the text (B)"] = 64
+    batch: Annotated[int, "parallel streams through the text (B)"] = 32
     bptt: Annotated[int, "steps a gradient goes back: the length of a chunk (T)"] = 64
     reset: Annotated[float, "probability that a stream's state starts again at zero before a chunk"] = 0.02
     optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
-    rate: Annotated[float, "learning rate"] = 3e-3
+    rate: Annotated[float, "learning rate"] = 5e-3
     schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
     warmup: Annotated[int, "steps over which the rate rises at first"] = 50
     clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
@@ -117,6 +117,9 @@ class CharModel(nn.Module):
             cell, symbols, config.hidden, config.layers, dropout=config.dropout, dtype=dtype
         )
         self.head = nn.Linear(self.layer.output_size, symbols, dtype=dtype)
+        # A one-hot input picks one column, so the columns alone decide how far apart two characters are; the
+        # layer's default is meant for dense inputs and is many times too small for that.
+        initialise_matching(list(self.layer.parameters_of("l0").items()), {"*.x": "normal:0.5"})
         patterns = dict(_pattern(text) for text in config.init)
         tensors = [
             pair for suffix in self.layer.suffixes for pair in self.layer.parameters_of(suffix).items()
