@@ -534,14 +534,14 @@ def interrupting(advance: Callable[[Trainer], Any], number: int, at: int) -> Cal
 
 def test_an_interruption_at_the_worst_moment_loses_no_step(call, monkeypatch):
     """After the loop has decided that nothing needs to be saved now."""
-    due = loop._due
+    milestone = loop._milestone
 
-    def interrupt(step: int, every: int) -> bool:
-        if (step, every) == (3, 100):
+    def interrupt(trainer: Trainer, *rest: Any) -> None:
+        milestone(trainer, *rest)
+        if trainer.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return due(step, every)
 
-    monkeypatch.setattr(loop, "_due", interrupt)
+    monkeypatch.setattr(loop, "_milestone", interrupt)
     result = call("train", "char", "text.txt", *SMALL, "--steps", "9", "--save-every", "100")
     assert result.status == 130
     stopped = int(re.search(r"stopped and saved at step (\d+)\.", result.out)[1])

@@ -1,5 +1,6 @@
 """The command `unrolled`."""
 
+import io
 import sys
 
 
@@ -12,6 +13,8 @@ def main() -> int:
             raise
         print("unrolled: the command line needs typer and rich: pip install 'unrolled[cli]'", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ⊙ still gets the equations
     return run(sys.argv[1:])
 
 

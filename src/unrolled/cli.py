@@ -32,8 +32,8 @@ from unrolled.tasks.char import CharConfig
 from unrolled.train.files import write_atomically
 from unrolled.train.loop import Observer
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 app = typer.Typer(
     help="Recurrent networks from their equations: train them, sample from them, look inside.",
@@ -56,9 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stdout = None
-        return 0
+    except SystemExit as left:  # typer and rich leave so where the reader of our output has gone
+        return left.code if isinstance(left.code, int) else 0
     except (MemoryError, RuntimeError) as error:
         if "alloc" not in str(error) and not isinstance(error, MemoryError):
             raise
@@ -70,6 +69,9 @@ def run(arguments: Sequence[str]) -> int:
         say = getattr(error, "format_message", None)
         if say is None:
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            err.print(say(), markup=False)
+            return 2
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "unrolled"
         return _fail(f"{say()} (see {command} --help)")
@@ -133,6 +135,8 @@ def draw_command(
 ) -> None:
     """Draw a cell's computational graph and its unrolled form, shared weights marked, as SVG."""
     cell = find(name)
+    if output is not None and not output.name:
+        raise unrolled.InputError(f"--output {str(output)!r} is no file: give one, such as {name}.svg")
     path = output or Path("".join(c if c.isalnum() else "_" for c in cell.name).strip("_") + ".svg")
     write_atomically(path, draw(cell, steps).encode())
     out.print(str(path), markup=False)
@@ -165,18 +169,21 @@ def fetch_command(
 
 
 def train_char(
-    text: str | None, resume: Path | None, name: str | None, runs: Path, tensorboard: bool, **settings: Any
+    text: str | None, resume: Path | None, name: str | None, runs: Path | None, tensorboard: bool,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Train a character model on a text file or a data set, or go on with a run."""
     given = {key: value for key, value in settings.items() if value is not None}
     if "init" in given:
         given["init"] = tuple(given["init"])
     if resume is not None:
+        if name is not None or runs is not None:
+            raise unrolled.InputError("--name and --runs are for a new run: leave them out with --resume")
         session = char_runs.resume(resume, given, text, _warn)
     elif text is None:
         raise unrolled.InputError("give a text file or the name of a data set (`unrolled data` lists them)")
     else:
-        session = char_runs.start(text, CharConfig(**given), runs, name)
+        session = char_runs.start(text, CharConfig(**given), runs or Path("runs"), name)
     path, task = session.run.path, session.task
     count = sum(p.numel() for p in task.model.parameters())
     out.print(f"{path}: {task.cell.name} on {task.source['label']}, {count:,} parameters", markup=False)
@@ -219,7 +226,7 @@ def _write_figure(session: char_runs.Session) -> None:
 
 
 def _with_settings(command: Callable[..., int], config: type, fixed: dict[str, Any]) -> Callable[..., int]:
-    """Give a command one option for each field of a configuration, with the text beside the field as its help.
+    """Give a command one option for each field of a configuration, with the text beside it as its help.
 
     An option that is not given is None, so that the configuration's own default stands.
     """
@@ -256,7 +263,7 @@ train_app.command("char")(
             ),
             "resume": (Annotated[Path | None, typer.Option(help="go on with this run")], None),
             "name": (Annotated[str | None, typer.Option(help="name of the run's folder")], None),
-            "runs": (Annotated[Path, typer.Option(help="folder of all runs")], Path("runs")),
+            "runs": (Annotated[Path | None, typer.Option(help="folder of all runs [runs]")], None),
             "tensorboard": (Annotated[bool, typer.Option("--tensorboard", help="write events too")], False),
         },
     )
@@ -271,7 +278,7 @@ RunArgument = Annotated[
 @app.command("sample")
 def sample_command(
     path: RunArgument,
-    prime: Annotated[str, typer.Option(help="the text to continue")] = "\n",
+    prime: Annotated[str | None, typer.Option(help="the text to continue [a new line]")] = None,
     temperature: Annotated[float, typer.Option(help="below 1 more careful, 0 always the likeliest")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="draw only among the k likeliest")] = None,
     length: Annotated[int, typer.Option(help="characters to write")] = 500,
@@ -279,6 +286,9 @@ def sample_command(
 ) -> None:
     """Let a trained model write."""
     model, vocabulary, _ = char_runs.open_model(path, _warn)
+    if seed is not None and not 0 <= seed < 2**63:
+        raise unrolled.InputError(f"--seed must be between 0 and 2^63 - 1, got {seed}")
+    prime = char.default_prime(vocabulary) if prime is None else prime
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -303,4 +313,7 @@ def eval_command(
     model, vocabulary, saved = char_runs.open_model(path, _warn)
     label, characters = data.resolve_text(text)
     bits = char.bits_per_character(model, vocabulary.encode(characters))
-    out.print(f"{bits:.4f} bits per character on {label} ({len(characters):,} characters), step {saved.step}")
+    out.print(
+        f"{bits:.4f} bits per character on {label} ({len(characters):,} characters), step {saved.step}",
+        markup=False,
+    )

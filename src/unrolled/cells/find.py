@@ -41,7 +41,7 @@ def _from_file(file: str, name: str) -> EquationCell:
         spec.loader.exec_module(module)
     except CellError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CellError(f"{file} does not run: {type(error).__name__}: {error}") from error
     finally:
         if before is None:

@@ -72,14 +72,24 @@ class CharConfig:
         for name in ("hidden", "layers", "batch", "bptt", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("hidden", "layers"):
+            if getattr(self, name) > 1_000_000:
+                raise InputError(f"--{name} must be at most a million, got {getattr(self, name)}")
+        for name in ("temperature", "clip_norm", "clip_value"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}"
+                )
+        if self.seed >= 2**63:
+            raise InputError(f"--seed must be below 2^63, got {self.seed}")
         for name in ("steps", "warmup", "sample_length", "temperature", "clip_norm", "clip_value", "seed",
                      "evaluate_every", "sample_every", "save_every"):  # fmt: skip
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
         if not 0 <= self.reset <= 1:
             raise InputError(f"--reset is a probability from 0 to 1, got {self.reset}")
-        if not (self.rate > 0 and math.isfinite(self.rate)):
-            raise InputError(f"--rate must be above 0, got {self.rate}")
+        if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
+            raise InputError(f"--rate must be above 0 and at most 1e30, got {self.rate}")
         for name, choices in (
             ("loss", ("mean", "sum")),
             ("schedule", SCHEDULES),
@@ -217,7 +227,7 @@ class CharTask:
         return {"held_out_bits_per_character": bits_per_character(self.model, self._held_out)}
 
     def show(self, step: int) -> str:
-        prime = "\n" if "\n" in self.vocabulary.symbols else self.vocabulary.symbols[0]
+        prime = default_prime(self.vocabulary)
         generator = torch.Generator().manual_seed(self.config.seed + step)
         with evaluating(self.model):
             return "".join(
@@ -254,6 +264,11 @@ class CharTask:
 def sha256(text: str) -> str:
     """The checksum that tells one text from another."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def default_prime(vocabulary: Vocabulary) -> str:
+    """What a sample begins with where nothing was asked for: a new line, if the text had any."""
+    return "\n" if "\n" in vocabulary.symbols else vocabulary.symbols[0]
 
 
 @contextmanager

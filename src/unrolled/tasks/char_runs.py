@@ -58,7 +58,10 @@ def start(text: str, config: CharConfig, root: Path, name: str | None = None) ->
     task = CharTask(label, characters, config)
     trainer = task.trainer()
     baselines = task.baselines
-    plain = "".join(c if c.isalnum() else "-" for c in f"{Path(label).stem}-{config.cell.rpartition(':')[2]}")
+    plain = "".join(
+        c if c.isascii() and c.isalnum() else "-"
+        for c in f"{Path(label).stem}-{config.cell.rpartition(':')[2]}"
+    )
     run = runs.create(root, name or f"char-{plain.strip('-')}")
     path = Path(text)
     run.write_config(
@@ -117,13 +120,23 @@ def newest(run: Run, warn: Callable[[str], None]) -> Checkpoint:
         CheckpointError: there is none, or it belongs to another run.
     """
     recorded = run.config
-    if recorded.get("task") != "char" or not {"text", "config", "baselines"} <= recorded.keys():
-        raise CheckpointError(f"{run.path} is not a run of a character model")
+    match recorded:
+        case {
+            "task": "char",
+            "text": {"sha256": str(), "from": str()},
+            "config": dict(),
+            "baselines": dict(bits),
+        } if all(isinstance(value, int | float) for value in bits.values()):
+            here = {**recorded["config"], "text": recorded["text"]["sha256"]}
+        case _:
+            raise CheckpointError(f"{run.path} is not a run of a character model: see its config.json")
     saved = checkpoint.newest(run.checkpoints, warn)
-    facts = saved.facts
-    there = {**facts.get("config", {}), "text": facts.get("text", {}).get("sha256")}
-    here = {**recorded["config"], "text": recorded["text"]["sha256"]}
-    for name in here.keys() - set(CHANGEABLE):
+    match saved.facts:
+        case {"config": dict(config), "text": {"sha256": str(digest)}}:
+            there = {**config, "text": digest}
+        case _:
+            raise CheckpointError(f"{saved.path} is not a checkpoint of a character model")
+    for name in sorted(here.keys() - set(CHANGEABLE)):
         if there.get(name) != here[name]:
             raise CheckpointError(
                 f"{saved.path} belongs to another run: "

@@ -120,6 +120,22 @@ class Trainer:
         self._norms.append(norm)
         return {"step": self.step, "loss": value, **measured, "gradient_norm": norm, "rate": rate}
 
+    def check(self) -> None:
+        """Make sure that the model can be measured, shown and saved.
+
+        Raises:
+            DivergedError: a weight is not finite.
+        """
+        for name, weight in self.task.model.named_parameters():
+            if not weight.isfinite().all():
+                cause = "its initial value; change it or --init"
+                if self.step:
+                    rate = self.schedule(self.step - 1)
+                    cause = f"a rate of {rate:.3g} or an option of the optimiser; try --rate {rate / 10:.1g}"
+                raise DivergedError(
+                    f"training diverged at step {self.step}: {name} is not finite; likely cause: {cause}"
+                )
+
     def save(self, run: Run, keep: int) -> None:
         """Write a checkpoint of everything."""
         tensors, state = optimizer_tensors(self.optimiser)
@@ -136,9 +152,12 @@ class Trainer:
             CheckpointError: it is of another model or another optimiser.
         """
         restore_model(self.task.model, saved)
-        restore_optimizer(self.optimiser, saved.tensors, saved.facts.get("optimiser", {}))
+        try:
+            restore_optimizer(self.optimiser, saved.tensors, saved.facts.get("optimiser", {}))
+            torch.set_rng_state(saved.tensors["generator"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"no training can go on from {saved.path}: {error}") from error
         self.task.restore(_under("task.", saved.tensors))
-        torch.set_rng_state(saved.tensors["generator"])
         self.step = saved.step
 
     def _diverged(self, what: str, rate: float) -> DivergedError:
@@ -186,19 +205,18 @@ def train(trainer: Trainer, run: Run, plan: Plan, observers: Sequence[Observer] 
         observer.started(trainer.step, plan.steps)
     try:
         with _interrupts() as interrupted:
-            if trainer.step == 0:
-                trainer.save(run, plan.keep)
-                _show(trainer, run, observers, "at first")
-                _evaluate(trainer, run, observers)
+            if not checkpoint.steps(run.checkpoints):
+                _milestone(trainer, run, plan, observers)
             while trainer.step < plan.steps and not interrupted.is_set():
                 _step(trainer, run, observers)
-                last = trainer.step == plan.steps
-                if last or _due(trainer.step, plan.evaluate_every):
-                    _evaluate(trainer, run, observers)
-                if last or _due(trainer.step, plan.show_every):
-                    _show(trainer, run, observers, "at the end" if last else "later")
-                if last or interrupted.is_set() or _due(trainer.step, plan.save_every):
-                    trainer.save(run, plan.keep)
+                _milestone(trainer, run, plan, observers)
+            if trainer.step not in checkpoint.steps(run.checkpoints):  # Ctrl-C, at whatever moment
+                trainer.check()
+                trainer.save(run, plan.keep)
+    except DivergedError as error:
+        good = checkpoint.steps(run.checkpoints)
+        last = f"the last good checkpoint is step {good[-1]}" if good else "there is no checkpoint yet"
+        raise DivergedError(f"{error}; {last}") from None
     finally:
         for observer in observers:
             observer.ended()
@@ -207,35 +225,37 @@ def train(trainer: Trainer, run: Run, plan: Plan, observers: Sequence[Observer] 
 
 def _step(trainer: Trainer, run: Run, observers: Sequence[Observer]) -> None:
     began = time.perf_counter()
-    try:
-        record = trainer.advance()
-    except DivergedError as error:
-        saved = checkpoint.steps(run.checkpoints)
-        last = f"the last good checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
-        raise DivergedError(f"{error}; {last}") from None
+    record = trainer.advance()
     record["seconds"] = time.perf_counter() - began
     run.log(record)
     for observer in observers:
         observer.stepped(record)
 
 
-def _evaluate(trainer: Trainer, run: Run, observers: Sequence[Observer]) -> None:
-    record = {"step": trainer.step, **trainer.task.evaluate()}
-    run.log(record)
-    for observer in observers:
-        observer.evaluated(record)
-
-
-def _show(trainer: Trainer, run: Run, observers: Sequence[Observer], when: str) -> None:
-    text = trainer.task.show(trainer.step)
-    title = f"{when} (step {trainer.step})"
-    run.log({"step": trainer.step, "shown": text, "title": title})
-    for observer in observers:
-        observer.shown(trainer.step, title, text)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def _milestone(trainer: Trainer, run: Run, plan: Plan, observers: Sequence[Observer]) -> None:
+    """Show, measure and save, as far as they are due. Saving comes last: what is logged before a checkpoint
+    that was not finished is logged again."""
+    step = trainer.step
+    ends = step in (0, plan.steps)
+    show, evaluate, save = (
+        ends or (every > 0 and step % every == 0)
+        for every in (plan.show_every, plan.evaluate_every, plan.save_every)
+    )
+    if show or evaluate or save:
+        trainer.check()
+    if show:
+        title = f"{'at first' if step == 0 else 'at the end' if ends else 'later'} (step {step})"
+        text = trainer.task.show(step)
+        run.log({"step": step, "shown": text, "title": title})
+        for observer in observers:
+            observer.shown(step, title, text)
+    if evaluate:
+        record = {"step": step, **trainer.task.evaluate()}
+        run.log(record)
+        for observer in observers:
+            observer.evaluated(record)
+    if save:
+        trainer.save(run, plan.keep)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def make_optimiser(text: str, parameters: Iterable[Tensor], rate: float) -> Opti
     known = {
         p.name: p.default
         for p in inspect.signature(kind).parameters.values()
-        if p.name != "lr" and isinstance(p.default, float | int | tuple)
+        if p.name not in ("lr", "capturable", "differentiable") and isinstance(p.default, float | int | tuple)
     }
     values: dict[str, Any] = {}
     for key, value in options.items():
