@@ -173,6 +173,7 @@ def train_char(
     **settings: Any,
 ) -> int:  # fmt: skip
     """Train a character model on a text file or a data set, or go on with a run."""
+    events = _tensorboard() if tensorboard else None
     given = {key: value for key, value in settings.items() if value is not None}
     if "init" in given:
         given["init"] = tuple(given["init"])
@@ -190,8 +191,8 @@ def train_char(
     bits = ", ".join(f"{key} {value:.3f}" for key, value in session.baselines.items())
     out.print(f"held-out bits per character without a network: {bits}", markup=False)
     observers: list[Observer] = [TerminalObserver(out, session.baselines)]
-    if tensorboard:
-        observers.append(_tensorboard(path / "tensorboard"))
+    if events:
+        observers.append(events(path / "tensorboard"))
     finished = session.train(observers)
     _write_figure(session)
     if not finished:
@@ -202,15 +203,14 @@ def train_char(
     return 0
 
 
-def _tensorboard(folder: Path) -> Observer:
+def _tensorboard() -> Callable[[Path], Observer]:
     try:
         from unrolled.report.tensorboard import TensorBoardObserver
-
-        return TensorBoardObserver(folder)
     except ModuleNotFoundError:
         raise unrolled.InputError(
             "--tensorboard needs TensorBoard: pip install 'unrolled[logging]'"
         ) from None
+    return TensorBoardObserver
 
 
 def _write_figure(session: char_runs.Session) -> None:

@@ -1,5 +1,7 @@
 """TensorBoard reads back what was observed."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,8 @@ def test_steps_that_are_made_again_hide_those_made_before(tmp_path):
     assert found == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
 
 
-def test_without_tensorboard_it_cannot_be_made(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+def test_without_tensorboard_it_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "unrolled.report.tensorboard")
     with pytest.raises(ModuleNotFoundError):
-        TensorBoardObserver(tmp_path)
+        importlib.import_module("unrolled.report.tensorboard")

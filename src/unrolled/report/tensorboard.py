@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
 NAMES = {
     "loss": "loss",
     "bits_per_character": "bits per character/training",
@@ -16,21 +18,14 @@ NAMES = {
 
 
 class TensorBoardObserver:
-    """Writes an event for every number; needs the extra `logging`.
-
-    Raises:
-        ModuleNotFoundError: TensorBoard is not installed.
-    """
+    """Writes an event for every number. Importing this module needs the extra `logging`."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._folder = str(folder)
-        self._kind: Any = SummaryWriter
 
     def started(self, step: int, steps: int) -> None:
         # What an interrupted run wrote after its last checkpoint is hidden: those steps are made again.
-        self._writer = self._kind(self._folder, purge_step=step + 1 if step else None)
+        self._writer: Any = SummaryWriter(self._folder, purge_step=step + 1 if step else None)
 
     def stepped(self, record: Mapping[str, Any]) -> None:
         for name, tag in NAMES.items():

@@ -10,7 +10,7 @@ from typing import Any, Final
 import unrolled
 from unrolled.cells import find
 from unrolled.data import Vocabulary, resolve_text
-from unrolled.errors import CheckpointError, InputError
+from unrolled.errors import CheckpointError, DataError, InputError
 from unrolled.tasks import char
 from unrolled.tasks.char import CharConfig, CharModel, CharTask
 from unrolled.train import checkpoint, runs
@@ -95,8 +95,13 @@ def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Calla
     run = runs.open_run(path)
     saved = newest(run, warn)
     recorded = run.config
-    _, characters = resolve_text(text or recorded["text"]["from"])
+    try:
+        _, characters = resolve_text(text or recorded["text"]["from"])
+    except DataError as error:
+        raise DataError(f"{error} If the text has moved, give its new path: TEXT --resume {path}") from None
     task, trainer = char.resume(saved, characters, changes)
+    if task.config.steps < saved.step:
+        raise InputError(f"--steps {task.config.steps} is less than the {saved.step} that were made already")
     run.truncate_metrics(saved.step)
     run.write_config({**recorded, "config": asdict(task.config)})
     return Session(run, task, trainer, recorded["baselines"])

@@ -201,9 +201,9 @@ def train(trainer: Trainer, run: Run, plan: Plan, observers: Sequence[Observer] 
         DivergedError: a loss or gradient is not finite; the message names the last good checkpoint.
         CheckpointError: something could not be written.
     """
-    for observer in observers:
-        observer.started(trainer.step, plan.steps)
     try:
+        for observer in observers:
+            observer.started(trainer.step, plan.steps)
         with _interrupts() as interrupted:
             if not checkpoint.steps(run.checkpoints):
                 _milestone(trainer, run, plan, observers)
