@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11 or newer and make: the first target sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
-STEPS ?= 2400
+STEPS ?= 4000
 
 .PHONY: demo test lint bench clean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
     axes.set_xlabel("gradient steps")
     axes.set_ylabel("bits per character")
     axes.set_title(title, loc="left", fontsize=10)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=math.floor(min((bits for _, bits in training + held_out if bits), default=0)))
     axes.spines[["top", "right"]].set_visible(False)
     if training or held_out:
         axes.legend(frameon=False, loc="lower left", fontsize=9)
@@ -50,10 +51,10 @@ def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """An exponential moving average over about a fiftieth of all points."""
-    keep = 1 - 1 / max(1.0, len(points) / 50)
+    """A moving average over about the last fiftieth of all points, or over a third of those so far."""
+    window = len(points) / 50
     value, smooth = points[0][1], []
-    for step, bits in points:
-        value = keep * value + (1 - keep) * bits
+    for k, (step, bits) in enumerate(points):
+        value += (bits - value) / max(1.0, min(window, k / 3))
         smooth.append((step, value))
     return smooth
