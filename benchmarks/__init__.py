@@ -1,0 +1,1 @@
+"""Measurements beside named peers: `make bench`, or `python -m benchmarks --help`."""
