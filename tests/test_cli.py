@@ -299,7 +299,7 @@ def test_training_reports_the_baselines_and_each_measurement(call):
     result = call("train", "char", "text.txt", *SMALL, "--steps", "2")
     assert result.out.startswith("runs/char-text-lstm: lstm on text.txt, ")
     assert "uniform 3.585, unigram " in result.out
-    assert len(re.findall(r"^step +\d+   held-out: \d+\.\d{3} bits/char", result.out, re.MULTILINE)) == 3
+    assert len(re.findall(r"^step +\d+   held-out \d+\.\d{3} bits/char", result.out, re.MULTILINE)) == 3
     assert "figure: runs/char-text-lstm/loss.png\n" in result.out
     command = re.search(r"unrolled (sample .+)$", result.out, re.MULTILINE)
     assert shlex.split(command[1])[:2] == ["sample", "runs/char-text-lstm"]
@@ -434,7 +434,7 @@ def test_tensorboard_events_are_written_when_asked_for(train):
 
 
 def test_without_tensorboard_the_option_says_what_to_install(call, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "unrolled.report.tensorboard", None)
     result = call("train", "char", "text.txt", *SMALL, "--steps", "1", "--tensorboard")
     assert result.status == 2
     assert result.err == "unrolled: --tensorboard needs TensorBoard: pip install 'unrolled[logging]'\n"

@@ -1,33 +1,15 @@
 """A package index in a folder, with one made-up data set, so that no test but one needs a network."""
 
 import hashlib
-import io
 import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from archives import TEXT, make_sdist, make_wheel
 
 from unrolled.data.extract import as_printed
 from unrolled.data.sources import SOURCES, Source
-
-TEXT = "It is an ex-parrot.\n\nThis is no more.\n"
-
-
-def make_sdist(path: Path, files: Mapping[str, str]) -> None:
-    with tarfile.open(path, "w:gz") as sdist:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text.encode())
-            sdist.addfile(entry, io.BytesIO(text.encode()))
-
-
-def make_wheel(path: Path, files: Mapping[str, str]) -> None:
-    with zipfile.ZipFile(path, "w") as wheel:
-        for name, text in files.items():
-            wheel.writestr(name, text)
 
 
 @pytest.fixture

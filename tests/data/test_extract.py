@@ -1,4 +1,4 @@
-from conftest import make_sdist, make_wheel
+from archives import make_sdist, make_wheel
 
 from unrolled.data.extract import as_printed, plays, read_members, verses
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import TEXT
+from archives import TEXT
 
 from unrolled.data import SOURCES, Status, fetch, load, resolve_text, status
 from unrolled.errors import DataError

@@ -42,9 +42,9 @@ def test_a_file_gets_a_line_for_each_measurement_and_no_bar():
     out = observed.file.getvalue()
     assert "\x1b" not in out
     assert out.splitlines()[:2] == [
-        "step      0   held-out: 6.062 bits/char",
-        "step     10   held-out: 2.438 bits/char, better than 3-gram   "
-        "training: loss 1.500  2.25 bits/char  8.2k chars/s",
+        "step      0   held-out 6.062 bits/char",
+        "step     10   held-out 2.438 bits/char (better than 3-gram)   "
+        "loss 1.500  2.25 bits/char  8.2k chars/s",
     ]
     assert "training" not in out.splitlines()[0]
 
@@ -69,7 +69,7 @@ def test_a_terminal_gets_a_bar_with_the_loss_the_bits_and_the_speed():
 def test_a_terminal_gets_the_lines_of_a_file_too():
     observed = console(terminal=True)
     observe(observed)
-    assert "held-out: 2.438 bits/char, better than 3-gram" in text_of(observed)
+    assert "held-out 2.438 bits/char (better than 3-gram)" in text_of(observed)
     assert "or not" in text_of(observed)
 
 
@@ -99,12 +99,12 @@ def test_numbers_are_smoothed_over_steps():
     [
         (6.5, ""),
         (6.0, ""),
-        (5.0, ", better than uniform"),
-        (3.0, ", better than unigram"),
-        (1.0, ", better than 3-gram"),
+        (5.0, " (better than uniform)"),
+        (3.0, " (better than unigram)"),
+        (1.0, " (better than 3-gram)"),
     ],
 )
 def test_a_measurement_names_the_best_baseline_it_beats(bits, better):
     observed = console(terminal=False)
     TerminalObserver(observed, BASELINES).evaluated({"step": 1, "held_out_bits_per_character": bits})
-    assert observed.file.getvalue() == f"step      1   held-out: {bits:.3f} bits/char{better}\n"
+    assert observed.file.getvalue() == f"step      1   held-out {bits:.3f} bits/char{better}\n"

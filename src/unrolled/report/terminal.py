@@ -45,10 +45,10 @@ class TerminalObserver:
     def evaluated(self, record: Mapping[str, Any]) -> None:
         bits = record["held_out_bits_per_character"]
         beaten = [name for name, value in self._baselines.items() if bits < value]
-        better = f", better than {beaten[-1]}" if beaten else ""
-        training = f"   training: {self._numbers()}" if self._smooth else ""
+        better = f" (better than {beaten[-1]})" if beaten else ""
+        training = f"   {self._numbers()}" if self._smooth else ""
         self._console.print(
-            f"step {record['step']:>6}   held-out: [bold]{bits:.3f}[/bold] bits/char{better}{training}",
+            f"step {record['step']:>6}   held-out [bold]{bits:.3f}[/bold] bits/char{better}{training}",
             highlight=False,
         )
 
