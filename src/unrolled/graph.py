@@ -27,13 +27,15 @@ class Operation:
 
     `run` computes it on tensors; `also` lists other torch functions that mean the same; `text` is how it is
     written in a formula, with {0}, {1} for its operands; `binding` is how tightly that text holds together
-    (1 sum, 2 product, 3 sign, 4 power, 5 call).
+    (1 sum, 2 product, 3 sign, 4 power, 5 call). `adjoint(d, y, *operands)` gives the gradient of each operand
+    from that of the result y, written with rows of this table; None where the result is a condition.
     """
 
     name: str
     run: Callable[..., Any]
     text: str
     binding: int = 5
+    adjoint: Callable[..., tuple[Any, ...]] | None = None
     also: tuple[Callable[..., Any], ...] = ()
 
     @property
@@ -46,34 +48,81 @@ def _divide(a: Any, b: Any) -> Any:
     return a / b
 
 
+def _pow_adjoint(d: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    return d * b * a ** (b - 1), d * y * torch.log(a)
+
+
+def _abs_adjoint(d: Any, y: Any, a: Any) -> tuple[Any]:
+    return (torch.where(a > 0, d, torch.where(a < 0, -d, 0.0)),)
+
+
+def _split(d: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """The gradient goes to the larger of a and b; to each one half where they are equal, as in torch."""
+    return (
+        torch.where(a > b, d, torch.where(a < b, 0.0, d / 2)),
+        torch.where(b > a, d, torch.where(b < a, 0.0, d / 2)),
+    )
+
+
+def _where_adjoint(d: Any, y: Any, condition: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
+    return None, torch.where(condition, d, 0.0), torch.where(condition, 0.0, d)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     row.name: row
     for row in (
-        Operation("add", torch.add, "{0} + {1}", 1),
-        Operation("sub", torch.sub, "{0} − {1}", 1, (torch.subtract,)),
-        Operation("mul", torch.mul, "{0} ⊙ {1}", 2, (torch.multiply,)),
-        Operation("div", _divide, "{0} / {1}", 2, (torch.div, torch.divide, torch.true_divide)),
-        Operation("neg", torch.neg, "−{0}", 3, (torch.negative,)),
-        Operation("pow", torch.pow, "{0}^{1}", 4),
-        Operation("sigmoid", torch.sigmoid, "σ({0})", also=(torch.special.expit, F.sigmoid)),
-        Operation("tanh", torch.tanh, "tanh({0})", also=(F.tanh,)),
-        Operation("relu", torch.relu, "relu({0})", also=(F.relu,)),
-        Operation("softplus", F.softplus, "softplus({0})"),
-        Operation("exp", torch.exp, "exp({0})"),
-        Operation("expm1", torch.expm1, "expm1({0})", also=(torch.special.expm1,)),
-        Operation("log", torch.log, "log({0})"),
-        Operation("log1p", torch.log1p, "log1p({0})", also=(torch.special.log1p,)),
-        Operation("sqrt", torch.sqrt, "sqrt({0})"),
-        Operation("abs", torch.abs, "|{0}|", also=(torch.absolute,)),
-        Operation("sin", torch.sin, "sin({0})"),
-        Operation("cos", torch.cos, "cos({0})"),
-        Operation("maximum", torch.maximum, "max({0}, {1})"),
-        Operation("minimum", torch.minimum, "min({0}, {1})"),
-        Operation("gt", torch.gt, "[{0} > {1}]", also=(torch.greater,)),
-        Operation("ge", torch.ge, "[{0} ≥ {1}]", also=(torch.greater_equal,)),
-        Operation("lt", torch.lt, "[{0} < {1}]", also=(torch.less,)),
-        Operation("le", torch.le, "[{0} ≤ {1}]", also=(torch.less_equal,)),
-        Operation("where", torch.where, "where({0}, {1}, {2})"),
+        Operation("add", torch.add, "{0} + {1}", 1, lambda d, y, a, b: (d, d)),
+        Operation("sub", torch.sub, "{0} − {1}", 1, lambda d, y, a, b: (d, -d), (torch.subtract,)),
+        Operation("mul", torch.mul, "{0} ⊙ {1}", 2, lambda d, y, a, b: (d * b, d * a), (torch.multiply,)),
+        Operation(
+            "div",
+            _divide,
+            "{0} / {1}",
+            2,
+            lambda d, y, a, b: (d / b, -d * y / b),
+            (torch.div, torch.divide, torch.true_divide),
+        ),
+        Operation("neg", torch.neg, "−{0}", 3, lambda d, y, a: (-d,), (torch.negative,)),
+        Operation("pow", torch.pow, "{0}^{1}", 4, _pow_adjoint),
+        Operation(
+            "sigmoid",
+            torch.sigmoid,
+            "σ({0})",
+            5,
+            lambda d, y, a: (d * (1 - y) * y,),
+            (torch.special.expit, F.sigmoid),
+        ),
+        Operation("tanh", torch.tanh, "tanh({0})", 5, lambda d, y, a: (d * (1 - y * y),), (F.tanh,)),
+        Operation(
+            "relu", torch.relu, "relu({0})", 5, lambda d, y, a: (torch.where(y > 0, d, 0.0),), (F.relu,)
+        ),
+        # torch's softplus is linear above 20
+        Operation(
+            "softplus",
+            F.softplus,
+            "softplus({0})",
+            5,
+            lambda d, y, a: (torch.where(a > 20, d, d * torch.sigmoid(a)),),
+        ),
+        Operation("exp", torch.exp, "exp({0})", 5, lambda d, y, a: (d * y,)),
+        Operation(
+            "expm1", torch.expm1, "expm1({0})", 5, lambda d, y, a: (d * torch.exp(a),), (torch.special.expm1,)
+        ),
+        Operation("log", torch.log, "log({0})", 5, lambda d, y, a: (d / a,)),
+        Operation(
+            "log1p", torch.log1p, "log1p({0})", 5, lambda d, y, a: (d / (a + 1),), (torch.special.log1p,)
+        ),
+        Operation("sqrt", torch.sqrt, "sqrt({0})", 5, lambda d, y, a: (d / (2 * y),)),
+        Operation("abs", torch.abs, "|{0}|", 5, _abs_adjoint, (torch.absolute,)),
+        Operation("sin", torch.sin, "sin({0})", 5, lambda d, y, a: (d * torch.cos(a),)),
+        Operation("cos", torch.cos, "cos({0})", 5, lambda d, y, a: (-d * torch.sin(a),)),
+        Operation("maximum", torch.maximum, "max({0}, {1})", 5, lambda d, y, a, b: _split(d, a, b)),
+        Operation("minimum", torch.minimum, "min({0}, {1})", 5, lambda d, y, a, b: _split(d, b, a)),
+        Operation("gt", torch.gt, "[{0} > {1}]", 5, None, (torch.greater,)),
+        Operation("ge", torch.ge, "[{0} ≥ {1}]", 5, None, (torch.greater_equal,)),
+        Operation("lt", torch.lt, "[{0} < {1}]", 5, None, (torch.less,)),
+        Operation("le", torch.le, "[{0} ≤ {1}]", 5, None, (torch.less_equal,)),
+        Operation("where", torch.where, "where({0}, {1}, {2})", 5, _where_adjoint),
     )
 }
 

@@ -1,0 +1,1 @@
+"""From a cell's graph to machine code: lower, derive, schedule, print."""

@@ -1,0 +1,81 @@
+"""Reverse-mode differentiation of a step: the adjoint of each row of the table, once, from the results back.
+
+For a step y = f(x, h; W) the adjoint reads the gradient of every result, `d_NAME`, and values of the forward
+step, and computes the gradients of what was read. A product with a matrix becomes one with its transpose. The
+gradient of the matrix itself is a sum over time and rows and is left to one large product after the loop: the
+adjoint only names the two values that enter it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unrolled.compile.step import Builder, Expression, Node, Step
+from unrolled.graph import OPERATIONS
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """The adjoint of a step.
+
+    step: reads `d_NAME` for every result of the forward step, and `value K` for its node K; its results are
+        `d_NAME` for what the forward step reads, and `sum K` for what matrices and vectors need.
+    matrices: for each matrix, the pairs (result of the adjoint, node of the forward step) whose outer
+        products, summed over time and rows, are its gradient.
+    vectors: for each learned vector, the results of the adjoint whose sum over time and rows is its gradient.
+    """
+
+    step: Step
+    matrices: dict[str, list[tuple[str, int]]]
+    vectors: dict[str, list[str]]
+
+
+def derive(forward: Step) -> Adjoint:
+    """The adjoint of a step.
+
+    Every result has a gradient, which may be zero; what does not reach a result has none.
+    """
+    builder = Builder()
+    gradients: dict[int, Expression] = {}
+
+    def value(index: int) -> Expression:
+        """What the forward step computed at a node."""
+        node = forward.nodes[index]
+        if node.kind == "constant":
+            return builder.constant(node.value)
+        if node.kind == "vector":
+            return builder.make(node)
+        return builder.make(Node("read", name=f"value {index}", width=node.width))
+
+    def arrive(index: int, gradient: Expression | None) -> None:
+        if gradient is not None and forward.nodes[index].kind != "constant":
+            gradients[index] = gradients[index] + gradient if index in gradients else gradient
+
+    for name, index in forward.results.items():
+        arrive(index, builder.make(Node("read", name=f"d_{name}", width=forward.nodes[index].width)))
+
+    results: dict[str, Expression] = {}
+    matrices: dict[str, list[tuple[str, int]]] = {}
+    vectors: dict[str, list[str]] = {}
+    for index in range(len(forward.nodes) - 1, -1, -1):
+        node = forward.nodes[index]
+        if index not in gradients:
+            continue
+        d = gradients[index]
+        if node.kind == "read":
+            results[f"d_{node.name}"] = d
+        elif node.kind == "vector":
+            results[f"sum {d.index}"] = d
+            vectors.setdefault(node.name, []).append(f"sum {d.index}")
+        elif node.kind == "product":
+            results[f"sum {d.index}"] = d
+            matrices.setdefault(node.name, []).append((f"sum {d.index}", node.args[0]))
+            (operand,) = node.args
+            arrive(operand, builder.product(node.name, d, forward.nodes[operand].width, transposed=True))
+        elif (adjoint := OPERATIONS[node.kind].adjoint) is not None:
+            # A row may mention what only a gradient that nobody asked for needs; `finish` drops it.
+            contributions = adjoint(d, value(index), *(value(k) for k in node.args))
+            for operand, contribution in zip(node.args, contributions, strict=True):
+                arrive(operand, contribution)
+    step, _ = builder.finish(results)
+    return Adjoint(step, matrices, vectors)

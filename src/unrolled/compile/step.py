@@ -1,0 +1,157 @@
+"""A step in the form the compiler works on: one product a matrix, everything shared computed once.
+
+`lower` takes the affine maps of a `Graph` apart: `W.i(x, h)` becomes the product of `i.x` with x, that of
+`i.h` with h, and the vector `i.bias`, added up. The adjoint of a step (`unrolled.compile.derive`) is a step
+too, so that one scheduler and one printer serve both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.graph import OPERATIONS, Graph
+from unrolled.trace import Operand
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of a lowered step.
+
+    kind: `read` (of what `name` says: an input, a state, a value of the forward step), `constant`, `vector`
+        (a learned one), `product` (the matrix `name`, or its transpose, times the operand), or a row of the
+        table.
+    width: a symbol such as "H"; "" for a number.
+    """
+
+    kind: str
+    args: tuple[int, ...] = ()
+    name: str = ""
+    value: float = 0.0
+    transposed: bool = False
+    width: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Nodes in order of computation, and the names of those that leave the step."""
+
+    nodes: tuple[Node, ...]
+    results: Mapping[str, int]
+
+    def run(self, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[Any]:
+        """The value of every node, on tensors: what the kernels are compared with."""
+        done: list[Any] = []
+        for node in self.nodes:
+            args = [done[k] for k in node.args]
+            match node.kind:
+                case "read":
+                    done.append(read[node.name])
+                case "constant":
+                    done.append(node.value)
+                case "vector":
+                    done.append(parameters[node.name])
+                case "product":
+                    matrix = parameters[node.name]
+                    done.append(args[0] @ (matrix if node.transposed else matrix.t()))
+                case _:
+                    done.append(OPERATIONS[node.kind].run(*args))
+        return done
+
+
+class Expression(Operand):
+    """A node of a step in the making; operators on it make further nodes."""
+
+    def __init__(self, builder: Builder, index: int) -> None:
+        self.builder = builder
+        self.index = index
+
+    @property
+    def node(self) -> Node:
+        return self.builder.nodes[self.index]
+
+    def apply(self, name: str, operands: tuple[Any, ...]) -> Expression:
+        return self.builder.operation(name, operands)
+
+
+class Builder:
+    """Makes the nodes of a step; equal nodes are made once, and what is known in advance is simplified."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._made: dict[Node, int] = {}
+
+    def make(self, node: Node) -> Expression:
+        """The expression of a node, which may have been made before."""
+        if node not in self._made:
+            self._made[node] = len(self.nodes)
+            self.nodes.append(node)
+        return Expression(self, self._made[node])
+
+    def constant(self, value: float) -> Expression:
+        return self.make(Node("constant", value=float(value)))
+
+    def operation(self, name: str, operands: tuple[Any, ...]) -> Expression:
+        """One row of the table, simplified where an operand is 0 or 1."""
+        a, *rest = (v if isinstance(v, Expression) else self.constant(v) for v in operands)
+        known = [e.node.value if e.node.kind == "constant" else None for e in (a, *rest)]
+        match (name, known):
+            case ("mul", [1.0, None]) | ("add", [0.0, None]):
+                return rest[0]
+            case ("mul" | "div" | "pow", [None, 1.0]) | ("add" | "sub", [None, 0.0]):
+                return a
+        if None not in known:
+            tensors = [torch.tensor(value, dtype=torch.float64) for value in known]
+            return self.constant(float(OPERATIONS[name].run(*tensors)))
+        width = next((e.node.width for e in (a, *rest) if e.node.width), "")
+        return self.make(Node(name, tuple(e.index for e in (a, *rest)), width=width))
+
+    def product(self, matrix: str, operand: Expression, width: str, transposed: bool = False) -> Expression:
+        return self.make(Node("product", (operand.index,), matrix, transposed=transposed, width=width))
+
+    def finish(self, results: Mapping[str, Expression]) -> tuple[Step, dict[int, int]]:
+        """The step of these results without what they do not need, and where each node of before is in it."""
+        needed = {e.index for e in results.values()}
+        for index in range(len(self.nodes) - 1, -1, -1):
+            if index in needed:
+                needed.update(self.nodes[index].args)
+        place = {old: new for new, old in enumerate(sorted(needed))}
+        nodes = (
+            Node(n.kind, tuple(place[k] for k in n.args), n.name, n.value, n.transposed, n.width)
+            for n in (self.nodes[old] for old in place)
+        )
+        return Step(tuple(nodes), {name: place[e.index] for name, e in results.items()}), place
+
+
+def lower(graph: Graph) -> Step:
+    """The step of a graph; its results are the new states and the outputs by name.
+
+    A state whose new value is another's old one, and values used twice, are one node.
+    """
+    builder = Builder()
+    done: list[Expression] = []
+    for node in graph.nodes:
+        args = tuple(done[k] for k in node.args)
+        match node.kind:
+            case "input" | "state":
+                done.append(builder.make(Node("read", name=node.name, width=node.width)))
+            case "constant":
+                done.append(builder.constant(node.value))
+            case "vector":
+                done.append(builder.make(Node("vector", name=node.name, width=node.width)))
+            case "affine":
+                bias = Node("vector", name=f"{node.name}.bias", width=node.width)
+                total = None if node.bias is None else builder.make(bias)
+                for source, value in zip(node.sources, args, strict=True):
+                    term = builder.product(f"{node.name}.{source}", value, node.width)
+                    total = term if total is None else builder.operation("add", (total, term))
+                assert total is not None
+                done.append(total)
+            case _:
+                done.append(builder.operation(node.kind, args))
+    wanted = (*graph.states, *graph.outputs)
+    return builder.finish({name: done[k] for name, k in zip(wanted, graph.results, strict=True)})[0]
