@@ -137,6 +137,7 @@ class Case:
         return {"x": self.x} | states | dict(self.parameters)
 
     def scan(self, x: Tensor | None = None, state: Mapping[str, Tensor] | None = None, **options):
+        options.setdefault("backend", "reference")
         return scan(self.cell, self.x if x is None else x, state or self.state, self.parameters, **options)
 
     def step(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import unrolled
 
 ROOT = Path(unrolled.__file__).parent
 
-LAYERS = ("graph", "trace", "cell", "cells", "scan", "nn", "train", "tasks", "cli")
+LAYERS = ("graph", "trace", "cell", "cells", "compile", "scan", "nn", "train", "tasks", "cli")
 """A part may import itself and what stands to its left, besides `errors`."""
 
 VERSION = ""

@@ -15,6 +15,7 @@ outputs, state = layer(x)
 from unrolled import cells
 from unrolled.cell import Cell, cell, fit
 from unrolled.errors import (
+    BackendError,
     CellError,
     CheckpointError,
     DataError,
@@ -28,6 +29,6 @@ from unrolled.scan import scan
 __version__ = "0.1.0"
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "Cell", "CellError", "CheckpointError", "DataError", "DivergedError", "InputError",
-    "Recurrent", "UnrolledError", "cell", "cells", "fit", "scan",
+    "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "DataError",
+    "DivergedError", "InputError", "Recurrent", "UnrolledError", "cell", "cells", "fit", "scan",
 ]  # fmt: skip

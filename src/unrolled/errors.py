@@ -6,6 +6,7 @@ why it cannot be, and what works instead. The command line prints that line and 
     UnrolledError
     ├── CellError         the equations of a cell are wrong, or no such cell exists
     ├── InputError        a tensor, a state or an argument of a layer does not fit
+    ├── BackendError      a backend cannot run what it was asked to
     ├── DataError         a text, a data set or a download
     ├── CheckpointError   a run folder or a checkpoint
     └── DivergedError     training produced a value that is not finite
@@ -22,6 +23,10 @@ class CellError(UnrolledError):
 
 class InputError(UnrolledError, ValueError):
     """An argument, a tensor or a state does not fit what it was given to."""
+
+
+class BackendError(UnrolledError):
+    """The backend that was asked for cannot run this cell on this machine or these tensors."""
 
 
 class DataError(UnrolledError):

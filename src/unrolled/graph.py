@@ -9,6 +9,7 @@ A graph also runs on tensors by itself, so a cell can be restored without its so
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -211,6 +212,12 @@ class Graph:
                 if node.bias is not None:
                     add(f"{node.name}.bias", (node.width,), node.bias)
         return found
+
+    @cached_property
+    def key(self) -> str:
+        """Text that is the same for graphs that compute the same."""
+        told = {k: v for k, v in self.to_json().items() if k not in ("names", "inits", "initial")}
+        return json.dumps(told, sort_keys=True)
 
     @property
     def widths(self) -> dict[str, str]:

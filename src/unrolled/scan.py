@@ -1,7 +1,8 @@
-"""Run one cell over one sequence.
+"""Run one cell over one sequence, by one of two backends.
 
-This is the only place that loops over time. The reference backend calls the cell's own equations on tensors,
-step by step, and autograd does the rest.
+`cpu` runs compiled kernels (`unrolled.compile`). `reference` calls the cell's own equations on tensors, step
+by step, and autograd does the rest: it is what the kernels are held to, and it also serves `torch.func`,
+forward mode and tracing.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
-from unrolled.errors import InputError
+from unrolled.compile.engine import host_cannot
+from unrolled.compile.recurrence import recur
+from unrolled.errors import BackendError, InputError
 
-BACKENDS: Final = ("auto", "reference")
+BACKENDS: Final = ("auto", "cpu", "reference")
 
 
 def scan(
@@ -36,14 +40,16 @@ def scan(
         state: the initial states by name, each (B, H).
         parameters: the cell's learned tensors by name.
         reverse: run from the last step to the first; outputs stay in the order of x.
-        backend: "auto", or "reference" for the plain PyTorch loop.
+        backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
+            they can run and the loop where not.
 
     Returns:
         the outputs (T, B, H): the cell's first output at every step, or else its first state; and the states
         after the last step run, by name.
 
     Raises:
-        InputError: an unknown backend.
+        InputError: no such backend, or something does not fit.
+        BackendError: the backend that was asked for cannot run this; the message says why and what can.
     """
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
@@ -57,6 +63,12 @@ def scan(
         # An equation that adds x itself to something needs the one-hot vector after all.
         width = graph.sizes(parameters)[graph.widths[name]]
         x = F.one_hot(x.long(), width).to(state[cell.states[0]].dtype)
+    if backend != "reference":
+        reason = _cannot_compile(x, state, parameters)
+        if reason is None:
+            return recur(cell.graph_using(parameters), x, state, parameters, reverse)
+        if backend == "cpu":
+            raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
     handed_on = len(cell.states) if cell.outputs else 0
     outputs = []
     for x_t in reversed(x.unbind()) if reverse else x.unbind():
@@ -64,3 +76,20 @@ def scan(
         state = dict(zip(cell.states, results, strict=False))
         outputs.append(results[handed_on])
     return torch.stack(outputs[::-1] if reverse else outputs), state
+
+
+def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str | None:
+    """Why compiled kernels cannot run this, or None if they can."""
+    tensors = [x, *state.values(), *parameters.values()]
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func is at work"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are asked for"
+    if elsewhere := next((t.device for t in tensors if t.device.type != "cpu"), None):
+        return f"a tensor is on {elsewhere}"
+    dtypes = {t.dtype for t in tensors if t is not x or x.is_floating_point()}
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
+    return host_cannot()

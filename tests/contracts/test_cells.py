@@ -21,6 +21,7 @@ ROUNDING = 1e-12
 
 def layer_of(setting: Setting, **options) -> Recurrent:
     """A layer in float64 with random biases."""
+    options.setdefault("backend", "reference")
     layer = Recurrent(setting.cell, setting.D, setting.state_sizes, dtype=torch.float64, **options)
     with torch.no_grad():
         for parameter in layer.parameters():

@@ -8,6 +8,7 @@ adjoint only names the two values that enter it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from unrolled.compile.step import Builder, Expression, Node, Step
@@ -18,8 +19,9 @@ from unrolled.graph import OPERATIONS
 class Adjoint:
     """The adjoint of a step.
 
-    step: reads `d_NAME` for every result of the forward step, and `value K` for its node K; its results are
-        `d_NAME` for what the forward step reads, and `sum K` for what matrices and vectors need.
+    step: reads what `derive` was told, or else `d_NAME` for every result of the forward step and `value K`
+        for its node K; its results are `d_NAME` for what the forward step reads, and `sum K` for what
+        matrices and vectors need.
     matrices: for each matrix, the pairs (result of the adjoint, node of the forward step) whose outer
         products, summed over time and rows, are its gradient.
     vectors: for each learned vector, the results of the adjoint whose sum over time and rows is its gradient.
@@ -30,11 +32,21 @@ class Adjoint:
     vectors: dict[str, list[str]]
 
 
-def derive(forward: Step) -> Adjoint:
+def derive(
+    forward: Step,
+    known: Mapping[int, str] | None = None,
+    arriving: Mapping[str, tuple[str, ...]] | None = None,
+    always: Mapping[str, str] | None = None,
+) -> Adjoint:
     """The adjoint of a step.
 
-    Every result has a gradient, which may be zero; what does not reach a result has none.
+    Args:
+        known: the values of the forward step that can be read, by node, and the name to read them under;
+            others are computed again from these. Without it all can.
+        arriving: for each result, the names of what adds up to its gradient.
+        always: reads that have a gradient even where nothing depends on them (it is 0), and their widths.
     """
+    known = {k: f"value {k}" for k in range(len(forward.nodes))} if known is None else known
     builder = Builder()
     gradients: dict[int, Expression] = {}
 
@@ -45,14 +57,17 @@ def derive(forward: Step) -> Adjoint:
             return builder.constant(node.value)
         if node.kind == "vector":
             return builder.make(node)
-        return builder.make(Node("read", name=f"value {index}", width=node.width))
+        if index in known:
+            return builder.make(Node("read", name=known[index], width=node.width))
+        return builder.operation(node.kind, tuple(value(k) for k in node.args))
 
     def arrive(index: int, gradient: Expression | None) -> None:
         if gradient is not None and forward.nodes[index].kind != "constant":
             gradients[index] = gradients[index] + gradient if index in gradients else gradient
 
     for name, index in forward.results.items():
-        arrive(index, builder.make(Node("read", name=f"d_{name}", width=forward.nodes[index].width)))
+        for source in arriving[name] if arriving else (f"d_{name}",):
+            arrive(index, builder.make(Node("read", name=source, width=forward.nodes[index].width)))
 
     results: dict[str, Expression] = {}
     matrices: dict[str, list[tuple[str, int]]] = {}
@@ -77,5 +92,7 @@ def derive(forward: Step) -> Adjoint:
             contributions = adjoint(d, value(index), *(value(k) for k in node.args))
             for operand, contribution in zip(node.args, contributions, strict=True):
                 arrive(operand, contribution)
+    for name, width in (always or {}).items():
+        results.setdefault(f"d_{name}", builder.make(Node("constant", width=width)))
     step, _ = builder.finish(results)
     return Adjoint(step, matrices, vectors)

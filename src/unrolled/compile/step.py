@@ -43,24 +43,34 @@ class Step:
     nodes: tuple[Node, ...]
     results: Mapping[str, int]
 
+    def run_to(self, k: int, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
+        """The value of node k, on tensors, and of no node that it does not need."""
+        node = self.nodes[k]
+        return self._value(node, [self.run_to(a, read, parameters) for a in node.args], read, parameters)
+
     def run(self, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[Any]:
         """The value of every node, on tensors: what the kernels are compared with."""
         done: list[Any] = []
         for node in self.nodes:
-            args = [done[k] for k in node.args]
-            match node.kind:
-                case "read":
-                    done.append(read[node.name])
-                case "constant":
-                    done.append(node.value)
-                case "vector":
-                    done.append(parameters[node.name])
-                case "product":
-                    matrix = parameters[node.name]
-                    done.append(args[0] @ (matrix if node.transposed else matrix.t()))
-                case _:
-                    done.append(OPERATIONS[node.kind].run(*args))
+            done.append(self._value(node, [done[k] for k in node.args], read, parameters))
         return done
+
+    @staticmethod
+    def _value(
+        node: Node, args: list[Any], read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+    ) -> Any:
+        match node.kind:
+            case "read":
+                return read[node.name]
+            case "constant":
+                return node.value
+            case "vector":
+                return parameters[node.name]
+            case "product":
+                matrix = parameters[node.name]
+                return args[0] @ (matrix if node.transposed else matrix.t())
+            case _:
+                return OPERATIONS[node.kind].run(*args)
 
 
 class Expression(Operand):

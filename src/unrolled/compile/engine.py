@@ -1,0 +1,121 @@
+"""Machine code in this process: LLVM IR in, a function that a team of threads runs out."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import numpy.typing as npt
+import torch
+
+_lock = threading.Lock()
+_state: dict[str, Any] = {}
+
+
+def host() -> Any:
+    """A target machine for this processor; an engine takes it over, so each needs its own."""
+    if not _state:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        _state["gomp"] = ctypes.CDLL(str(_gomp()))
+        for name in ("omp_get_thread_num", "omp_get_num_threads"):
+            llvm.add_symbol(name, ctypes.cast(getattr(_state["gomp"], name), ctypes.c_void_p).value)
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
+
+
+def host_cannot() -> str | None:
+    """Why no kernel can be compiled here, or None."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"kernels are printed for x86-64, and this is {platform.machine()}"
+    if _gomp() is None:
+        return "this PyTorch does not come with libgomp, whose threads the kernels run on"
+    return None
+
+
+@lru_cache
+def _gomp() -> Path | None:
+    return next(Path(torch.__file__).parent.joinpath("lib").glob("libgomp*"), None)
+
+
+def lanes_of(scalar: str) -> int:
+    """Elements of this processor's vectors."""
+    features = llvm.get_host_cpu_features()
+    bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
+    return bits // {"float": 32, "double": 64}[scalar]
+
+
+# Kernels run with denormals flushed to zero (bits 6 and 15 of the control register), which is put back after.
+_TEAM = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare i32 @omp_get_thread_num()
+declare i32 @omp_get_num_threads()
+
+define void @alone(ptr %context) {
+  %before = alloca i32
+  %inside = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %before)
+  %old = load i32, ptr %before
+  %new = or i32 %old, 32832
+  store i32 %new, ptr %inside
+  call void @llvm.x86.sse.ldmxcsr(ptr %inside)
+  call void @entry(ptr %context, i64 0, i64 1)
+  call void @llvm.x86.sse.ldmxcsr(ptr %before)
+  ret void
+}
+
+define void @team(ptr %context) {
+  %before = alloca i32
+  %inside = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %before)
+  %old = load i32, ptr %before
+  %new = or i32 %old, 32832
+  store i32 %new, ptr %inside
+  call void @llvm.x86.sse.ldmxcsr(ptr %inside)
+  %number = call i32 @omp_get_thread_num()
+  %size = call i32 @omp_get_num_threads()
+  %worker = sext i32 %number to i64
+  %workers = sext i32 %size to i64
+  call void @entry(ptr %context, i64 %worker, i64 %workers)
+  call void @llvm.x86.sse.ldmxcsr(ptr %before)
+  ret void
+}
+"""
+
+
+class Program:
+    """A compiled kernel."""
+
+    def __init__(self, text: str) -> None:
+        with _lock:
+            machine = host()
+            module = llvm.parse_assembly(text + _TEAM)
+            module.verify()
+            # The text is in its final form: loops are tiled and unrolled where they should be.
+            options = llvm.create_pipeline_tuning_options(speed_level=1)
+            options.loop_unrolling = False
+            options.loop_vectorization = False
+            options.slp_vectorization = False
+            builder = llvm.create_pass_builder(machine, options)
+            builder.getModulePassManager().run(module, builder)
+            self._engine = llvm.create_mcjit_compiler(module, machine)
+            self._engine.finalize_object()
+            self._team = self._engine.get_function_address("team")
+            self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address("alone"))
+            self._parallel = _state["gomp"].GOMP_parallel
+            self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+
+    def run(self, context: npt.NDArray[np.int64], workers: int) -> None:
+        """Run on this many of torch's own threads."""
+        if workers == 1:
+            self._alone(context.ctypes.data)
+        else:
+            self._parallel(self._team, context.ctypes.data, workers, 0)
