@@ -38,8 +38,8 @@ class Context:
 class Kernel:
     """The text of a kernel and the layout of its context.
 
-    The context has `NAME pointer`, `NAME time` and `NAME row` for everything that is read or written at a time
-    and a row, and `T`, `B`, `padded W` and `width W` for each width symbol W, `vector NAME`, `panel S` for
+    The context has `NAME pointer`, `NAME time` and `NAME row` for all that is read or written at a time and
+    a row, and `T`, `B`, `padded W` and `width W` for each width symbol W, `vector NAME`, `panel S` for
     stage S and `sum NAME`.
     """
 
@@ -286,7 +286,8 @@ class _Printer:
 
     def _behind(
         self, e: Emitter, stage: Stage, stack: str, rows: int, vectors: int, r: str, v: int, at: str,
-        unit: str, bases: Mapping[str, tuple[str, str]], constants: Mapping[str, str], totals: Mapping[str, str],
+        unit: str, bases: Mapping[str, tuple[str, str]], constants: Mapping[str, str],
+        totals: Mapping[str, str],
     ) -> None:  # fmt: skip
         """The pointwise work of one row and one vector of units, and its stores."""
         values: dict[int, str] = {}
