@@ -1,5 +1,6 @@
 """Compiled kernels agree with the reference for every cell: outputs, final states, every gradient by name."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -223,3 +224,18 @@ def test_changing_an_output_in_place_is_noticed_before_it_spoils_a_gradient() ->
         y.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_a_forked_child_computes_the_same(lstm_case: Case, threads: None) -> None:
+    torch.set_num_threads(2)
+    with torch.no_grad():
+        expected = lstm_case.scan(backend="cpu")[0]
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # no assertions here: a child that raises must not go on as a second pytest
+        torch.set_num_threads(1)  # as a DataLoader's workers do: torch's own threads do not survive a fork
+        with torch.no_grad():
+            os.write(writer, b"same" if torch.equal(lstm_case.scan(backend="cpu")[0], expected) else b"else")
+        os._exit(0)
+    assert os.read(reader, 4) == b"same"
+    os.waitpid(child, 0)

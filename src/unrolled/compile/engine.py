@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 import torch
 
-_lock = threading.Lock()
+LOCK: Final = threading.RLock()
+"""Guards all compilation; a fork waits for it, so that no child is born with half a kernel."""
+
 _state: dict[str, Any] = {}
+
+
+def _in_child() -> None:
+    LOCK.release()
+    _state["forked"] = True
+
+
+os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_in_child)
 
 
 def host() -> Any:
     """A target machine for this processor; an engine takes it over, so each needs its own."""
-    if not _state:
+    if "gomp" not in _state:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         _state["gomp"] = ctypes.CDLL(str(_gomp()))
@@ -59,7 +70,7 @@ declare void @llvm.x86.sse.ldmxcsr(ptr)
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
 
-define void @alone(ptr %context) {
+define internal void @share(ptr %context, i32 %number, i32 %size) {
   %before = alloca i32
   %inside = alloca i32
   call void @llvm.x86.sse.stmxcsr(ptr %before)
@@ -67,25 +78,22 @@ define void @alone(ptr %context) {
   %new = or i32 %old, 32832
   store i32 %new, ptr %inside
   call void @llvm.x86.sse.ldmxcsr(ptr %inside)
-  call void @entry(ptr %context, i64 0, i64 1)
-  call void @llvm.x86.sse.ldmxcsr(ptr %before)
-  ret void
-}
-
-define void @team(ptr %context) {
-  %before = alloca i32
-  %inside = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %before)
-  %old = load i32, ptr %before
-  %new = or i32 %old, 32832
-  store i32 %new, ptr %inside
-  call void @llvm.x86.sse.ldmxcsr(ptr %inside)
-  %number = call i32 @omp_get_thread_num()
-  %size = call i32 @omp_get_num_threads()
   %worker = sext i32 %number to i64
   %workers = sext i32 %size to i64
   call void @entry(ptr %context, i64 %worker, i64 %workers)
   call void @llvm.x86.sse.ldmxcsr(ptr %before)
+  ret void
+}
+
+define void @alone(ptr %context) {
+  call void @share(ptr %context, i32 0, i32 1)
+  ret void
+}
+
+define void @team(ptr %context) {
+  %number = call i32 @omp_get_thread_num()
+  %size = call i32 @omp_get_num_threads()
+  call void @share(ptr %context, i32 %number, i32 %size)
   ret void
 }
 """
@@ -95,7 +103,7 @@ class Program:
     """A compiled kernel."""
 
     def __init__(self, text: str) -> None:
-        with _lock:
+        with LOCK:
             machine = host()
             module = llvm.parse_assembly(text + _TEAM)
             module.verify()
@@ -114,8 +122,8 @@ class Program:
             self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 
     def run(self, context: npt.NDArray[np.int64], workers: int) -> None:
-        """Run on this many of torch's own threads."""
-        if workers == 1:
+        """Run on this many of torch's own threads; in a forked child, where they are gone, on this one."""
+        if workers == 1 or "forked" in _state:
             self._alone(context.ctypes.data)
         else:
             self._parallel(self._team, context.ctypes.data, workers, 0)

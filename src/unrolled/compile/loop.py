@@ -7,7 +7,6 @@ scheduled, derived, printed and compiled for a cell and a precision.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from functools import cached_property
 import torch
 
 from unrolled.compile.derive import Adjoint, derive
-from unrolled.compile.engine import Program, lanes_of
+from unrolled.compile.engine import LOCK, Program, lanes_of
 from unrolled.compile.kernel import Kernel, print_kernel
 from unrolled.compile.schedule import Stage, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
@@ -215,10 +214,9 @@ class Loop:
 
 
 _loops: dict[tuple[str, torch.dtype], Loop] = {}
-_lock = threading.RLock()
 
 
 def loop_of(graph: Graph, dtype: torch.dtype) -> Loop:
     """The kernels of a graph; cells with the same equations share them."""
-    with _lock:
+    with LOCK:
         return _loops.get((graph.key, dtype)) or _loops.setdefault((graph.key, dtype), Loop(graph, dtype))

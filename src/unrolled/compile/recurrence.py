@@ -76,7 +76,7 @@ def run(
             context[at] = loop.padded(sizes[rest]) if kind == "padded" else sizes[rest]
         elif kind == "vector":
             vector = parameters[rest].detach()
-            kept[name] = F.pad(vector, (0, loop.padded(len(vector)) - len(vector))).contiguous()
+            kept[name] = _widened(vector, loop.padded(len(vector))).contiguous()
             context[at] = kept[name].data_ptr()
         elif kind == "panel":
             stage = compiled.stages[int(rest)]
@@ -108,7 +108,7 @@ def pack(
         transposed = any(t.transposed for mine in terms for t in mine)
         summed = [torch.stack(several).sum(0) if len(several) > 1 else several[0] for several in matrices]
         stacked = torch.stack(summed).transpose(1, 2) if not transposed else torch.stack(summed)  # (n, K, W)
-        blocks.append(F.pad(stacked, (0, units - stacked.shape[2])))
+        blocks.append(_widened(stacked, units))
 
     def panels(first: int, end: int, width: int) -> Tensor:
         tiles = (end - first) // width
@@ -207,7 +207,7 @@ class Recurrence(torch.autograd.Function):
         if d_y is None:
             places[upstream] = Place(before.new_zeros(width), 0, 0, 0)
         else:
-            d_y = F.pad(d_y, (0, width - d_y.shape[2])).contiguous()
+            d_y = _widened(d_y, width).contiguous()
             places[upstream] = place(d_y, not ctx.reverse)
         d_before = torch.zeros_like(before) if loop.idle else torch.empty_like(before)
         extra: dict[str, Tensor] = {}
@@ -232,6 +232,12 @@ class Recurrence(torch.autograd.Function):
         return (None, None, None, None, d_before, *wanted)
 
 
+def _widened(tensor: Tensor, width: int) -> Tensor:
+    """The tensor with zeros after its last axis, up to a width."""
+    missing = width - tensor.shape[-1]
+    return F.pad(tensor, (0, missing)) if missing else tensor
+
+
 def _apart(tensor: Tensor) -> Tensor:
     """The same memory as a tensor that is no view, so that it may be changed in place."""
     storage = tensor.untyped_storage()
@@ -247,18 +253,37 @@ def _matrix_gradients(
     adjoint = loop.adjoint[0]
     where = {adjoint.step.results[name]: gradients[name] for name in loop.gradients}
     found: dict[str, Tensor] = {}
-    by_operand: dict[int, list[tuple[str, Place]]] = {}
+    uses: dict[int, list[tuple[Place, str]]] = {}
     for name, pairs in adjoint.matrices.items():
         for d, operand in pairs:
-            by_operand.setdefault(operand, []).append((name, where[adjoint.step.results[d]]))
-    for operand, uses in by_operand.items():
-        node = loop.step.nodes[operand]
-        rows = values[loop.place_of(operand)].rows(T, B, sizes[node.width])
-        for name, place_ in uses:
-            height = sizes[loop.width_of[name]]
-            part = place_.rows(T, B, height).t() @ rows
-            found[name] = found[name] + part if name in found else part
+            uses.setdefault(operand, []).append((where[adjoint.step.results[d]], name))
+    for operand, matrices in uses.items():
+        rows = values[loop.place_of(operand)].rows(T, B, sizes[loop.step.nodes[operand].width])
+        for run_of in _side_by_side(loop, sizes, matrices):
+            width = sum(loop.padded(sizes[loop.width_of[name]]) for _, name in run_of)
+            together = run_of[0][0].rows(T, B, width).t() @ rows
+            begin = 0
+            for _, name in run_of:
+                height = sizes[loop.width_of[name]]
+                part = together[begin : begin + height]
+                found[name] = found[name] + part if name in found else part
+                begin += loop.padded(height)
     return found
+
+
+def _side_by_side(
+    loop: Loop, sizes: Mapping[str, int], matrices: list[tuple[Place, str]]
+) -> list[list[tuple[Place, str]]]:
+    """Matrices in runs whose gradients are neighbouring columns of one buffer."""
+    runs: list[list[tuple[Place, str]]] = []
+    end: tuple[int, int] = (0, 0)
+    for where, name in sorted(matrices, key=lambda use: (id(use[0].buffer), use[0].begin)):
+        if runs and end == (id(where.buffer), where.begin):
+            runs[-1].append((where, name))
+        else:
+            runs.append([(where, name)])
+        end = (id(where.buffer), where.begin + loop.padded(sizes[loop.width_of[name]]))
+    return runs
 
 
 def again(
@@ -367,7 +392,7 @@ def _before(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Te
                 k, {nodes[0].name: x} | {n.name: x for n in nodes if n.kind == "read"}, parameters
             )
             width = loop.padded(value.shape[-1])
-            others.append(F.pad(value, (0, width - value.shape[-1])))
+            others.append(_widened(value, width))
         column += width
     parts: list[Tensor] = []
     if matrices:
