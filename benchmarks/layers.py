@@ -10,7 +10,15 @@ from torch import Tensor, nn
 import unrolled
 from benchmarks.paired import Compute
 
-GRID = ((25, 1, 64, 100), (50, 20, 65, 100), (64, 32, 128, 128), (128, 64, 256, 256))
+GRID = (
+    (25, 1, 64, 100),
+    (50, 20, 65, 100),
+    (64, 32, 128, 128),
+    (128, 64, 256, 256),
+    (128, 64, 512, 512),
+    (100, 16, 1024, 1024),
+    (1000, 1, 256, 256),
+)
 """T, B, D, H."""
 
 PEERS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
