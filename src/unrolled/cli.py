@@ -112,7 +112,8 @@ def cells_command(
         out.print("\n`unrolled cells NAME` prints a cell's equations; a cell of your own is FILE.py:NAME.")
         return
     cell = find(name)
-    out.print(f"{cell.name}: {inspect.cleandoc(cell.__doc__ or '')}\n", markup=False)
+    title = f"{cell.name}: {cell.__doc__}" if cell.__doc__ else cell.name
+    out.print(f"{title}\n", markup=False)
     out.print("One step, from the traced graph (⊙ multiplies element by element):\n")
     for line in formulas(cell.graph):
         out.print(f"    {line}", markup=False)

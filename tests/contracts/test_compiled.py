@@ -239,3 +239,13 @@ def test_a_forked_child_computes_the_same(lstm_case: Case, threads: None) -> Non
         os._exit(0)
     assert os.read(reader, 4) == b"same"
     os.waitpid(child, 0)
+
+
+def test_under_autocast_kernels_compute_in_the_dtype_of_what_they_are_given() -> None:
+    case = in_dtype(Setting(cells.lstm, 3, 4).case(T=4, B=2), torch.float32)
+    expected = computed(case, "cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = flat(*case.scan(backend="cpu"))
+    found = results | gradients(results, case.leaves)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name

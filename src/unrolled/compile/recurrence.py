@@ -227,7 +227,8 @@ class Recurrence(torch.autograd.Function):
         run(loop, loop.backward, T, B, sizes, parameters, places, sums, team)
         found = {name: carries[name][T % 2, :, : value.shape[1]] for name, value in states.items()}
         found |= {name: sums[name][:, 0].sum(0)[: len(parameters[name])] for name in sums}
-        found |= _matrix_gradients(loop, T, B, sizes, places, values)
+        with torch.autocast("cpu", enabled=False):
+            found |= _matrix_gradients(loop, T, B, sizes, places, values)
         wanted = (found.get(name) for name in (*states, *parameters))
         return (None, None, None, None, d_before, *wanted)
 
@@ -332,7 +333,8 @@ def recur(
     """The outputs (T, B, W) and final states of a cell's graph over a sequence, by compiled code."""
     loop = loop_of(graph, next(iter(state.values())).dtype)
     sizes = _sizes(graph, x, state, parameters)
-    before, columns = _before(loop, x, parameters)
+    with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
+        before, columns = _before(loop, x, parameters)
     tensors = [state[name] for name in graph.states]
     shapes = graph.parameters
     for name in loop.parameters:  # a cell without biases is the cell with biases of 0
