@@ -94,5 +94,4 @@ def derive(
                 arrive(operand, contribution)
     for name, width in (always or {}).items():
         results.setdefault(f"d_{name}", builder.make(Node("constant", width=width)))
-    step, _ = builder.finish(results)
-    return Adjoint(step, matrices, vectors)
+    return Adjoint(builder.finish(results), matrices, vectors)

@@ -65,34 +65,24 @@ def print_kernel(
         sums: for each learned vector, the nodes whose sum over time and rows is wanted.
         attributes: LLVM function attributes.
     """
-    return _Printer(step, stages, dict(names), list(written), sums, scalar, lanes, attributes).kernel()
+    return _Printer(step, stages, names, list(written), sums, scalar, lanes, attributes).kernel()
 
 
+@dataclass
 class _Printer:
-    def __init__(
-        self,
-        step: Step,
-        stages: tuple[Stage, ...],
-        names: dict[int, str],
-        written: list[tuple[str, int]],
-        sums: Mapping[str, list[int]],
-        scalar: str,
-        lanes: int,
-        attributes: str,
-    ) -> None:
-        self.step = step
-        self.stages = stages
-        self.names = names
-        self.written = written
-        self.sums = sums
-        self.scalar = scalar
-        self.lanes = lanes
-        self.attributes = attributes
-        self.context = Context()
-        self.functions: list[str] = []
-        self.intrinsics: set[str] = set()
-        for name in ("T", "B"):
-            self.context.place(name)
+    """The arguments of `print_kernel`, and what was printed so far."""
+
+    step: Step
+    stages: tuple[Stage, ...]
+    names: Mapping[int, str]
+    written: list[tuple[str, int]]
+    sums: Mapping[str, list[int]]
+    scalar: str
+    lanes: int
+    attributes: str
+    context: Context = field(default_factory=Context)
+    functions: list[str] = field(default_factory=list)
+    intrinsics: set[str] = field(default_factory=set)
 
     def kernel(self) -> Kernel:
         for number, stage in enumerate(self.stages):

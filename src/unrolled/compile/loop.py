@@ -55,7 +55,7 @@ def cut(step: Step, states: Sequence[str]) -> tuple[Step, tuple[int, ...]]:
             made[k] = builder.make(node)
         return made[k]
 
-    loop, _ = builder.finish({name: build(k) for name, k in step.results.items()})
+    loop = builder.finish({name: build(k) for name, k in step.results.items()})
     needed = {node.name for node in loop.nodes if node.kind == "read"}
     return loop, tuple(k for k in before if f"before {k}" in needed)
 
@@ -93,7 +93,7 @@ class Loop:
     # What the backward pass reads
 
     @cached_property
-    def adjoint(self) -> tuple[Adjoint, dict[int, str]]:
+    def _derived(self) -> tuple[Adjoint, tuple[int, ...]]:
         """The adjoint, and what of the forward pass is saved for it: what lets it compute the rest."""
         step = self.step
         kept = {k: node.name for k, node in enumerate(step.nodes) if node.kind == "read"}
@@ -110,39 +110,42 @@ class Loop:
             return bool(node.args) and node.kind != "product" and all(has(a, known) for a in node.args)
 
         for k in sorted(saved, reverse=True):
-            if (
-                all(has(a, (saved - {k}) | kept.keys()) for a in step.nodes[k].args)
-                and step.nodes[k].kind != "product"
-            ):
+            if has(k, (saved - {k}) | kept.keys()):
                 saved.remove(k)
         known = kept | {k: f"value {k}" for k in saved}
         states = {name: self.graph.widths[name] for name in self.graph.states}
-        return derive(step, known, arriving, states), {k: f"value {k}" for k in sorted(saved)}
+        return derive(step, known, arriving, states), tuple(sorted(saved))
 
     def _arriving(self, name: str) -> tuple[str, ...]:
         carried = (f"carry {name}",) if name in self.graph.states else ()
         return (*carried, *((f"upstream {name}",) if name == self.handed_on else ()))
 
     @property
-    def saved(self) -> dict[int, str]:
-        return self.adjoint[1]
+    def adjoint(self) -> Adjoint:
+        """The adjoint of the step in the loop."""
+        return self._derived[0]
+
+    @property
+    def saved(self) -> tuple[int, ...]:
+        """The nodes of the step that the forward pass saves for the adjoint."""
+        return self._derived[1]
 
     @cached_property
     def kept(self) -> tuple[int, ...]:
         """What the forward pass leaves for the backward pass: saved values, and operands of matrices."""
-        operands = {k for pairs in self.adjoint[0].matrices.values() for _, k in pairs}
+        operands = {k for pairs in self.adjoint.matrices.values() for _, k in pairs}
         return tuple(sorted({*self.saved, *operands}))
 
     @cached_property
     def idle(self) -> bool:
         """Whether a value cut off has no gradient."""
-        return any(f"d_before {k}" not in self.adjoint[0].step.results for k in self.before)
+        return any(f"d_before {k}" not in self.adjoint.step.results for k in self.before)
 
     @cached_property
     def gradients(self) -> tuple[str, ...]:
         """What the backward pass stores at every step: the gradient of each value cut off, and those that
         matrices need and that are none of these."""
-        adjoint, _ = self.adjoint
+        adjoint = self.adjoint
         results = adjoint.step.results
         stored = [f"d_before {k}" for k in self.before if f"d_before {k}" in results]
         there = {results[d] for d in stored}
@@ -182,7 +185,7 @@ class Loop:
     @cached_property
     def forward(self) -> Compiled:
         """The forward kernel that saves."""
-        return self._print(self.step, list(self.saved), self._new, {}, "value")
+        return self._print(self.step, self.saved, self._new, {}, "value")
 
     @cached_property
     def inference(self) -> Compiled:
@@ -196,16 +199,14 @@ class Loop:
     def place_of(self, k: int) -> str:
         """Where the forward pass keeps a node."""
         node = self.step.nodes[k]
-        return (
-            node.name
-            if node.kind == "read"
-            else next((p for p, n in self._new.items() if n == k), f"value {k}")
-        )
+        if node.kind == "read":
+            return node.name
+        return next((place for place, n in self._new.items() if n == k), f"value {k}")
 
     @cached_property
     def backward(self) -> Compiled:
         """The adjoint's kernel."""
-        adjoint, _ = self.adjoint
+        adjoint = self.adjoint
         step = adjoint.step
         written = {f"next {s}": step.results[f"d_{s}"] for s in self.graph.states}
         written |= {d: step.results[d] for d in self.gradients}

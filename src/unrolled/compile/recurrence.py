@@ -216,13 +216,13 @@ class Recurrence(torch.autograd.Function):
                 column = ctx.layout.columns[int(name.removeprefix("d_before "))]
                 places[name] = place(d_before, not ctx.reverse, column=column)
             else:
-                node = loop.adjoint[0].step.nodes[loop.adjoint[0].step.results[name]]
+                node = loop.adjoint.step.nodes[loop.adjoint.step.results[name]]
                 extra[name] = before.new_empty(T, B, loop.padded(sizes[node.width]))
                 places[name] = place(extra[name], not ctx.reverse)
         team = workers(T, B, sizes)
         sums = {
             name: before.new_zeros(team, 2, loop.padded(len(parameters[name])))
-            for name in loop.adjoint[0].vectors
+            for name in loop.adjoint.vectors
         }
         run(loop, loop.backward, T, B, sizes, parameters, places, sums, team)
         found = {name: carries[name][T % 2, :, : value.shape[1]] for name, value in states.items()}
@@ -251,7 +251,7 @@ def _matrix_gradients(
 ) -> dict[str, Tensor]:  # fmt: skip
     """The gradient of every matrix in the loop: one product over all steps and rows for each operand whose
     gradients lie side by side."""
-    adjoint = loop.adjoint[0]
+    adjoint = loop.adjoint
     where = {adjoint.step.results[name]: gradients[name] for name in loop.gradients}
     found: dict[str, Tensor] = {}
     uses: dict[int, list[tuple[Place, str]]] = {}
@@ -390,9 +390,7 @@ def _before(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Te
                 F.pad(matrix, (0, 0, 0, width - matrix.shape[0])) if width != matrix.shape[0] else matrix
             )
         else:
-            value = loop.whole.run_to(
-                k, {nodes[0].name: x} | {n.name: x for n in nodes if n.kind == "read"}, parameters
-            )
+            value = loop.whole.run_to(k, {loop.graph.inputs[0]: x}, parameters)
             width = loop.padded(value.shape[-1])
             others.append(_widened(value, width))
         column += width

@@ -123,8 +123,8 @@ class Builder:
     def product(self, matrix: str, operand: Expression, width: str, transposed: bool = False) -> Expression:
         return self.make(Node("product", (operand.index,), matrix, transposed=transposed, width=width))
 
-    def finish(self, results: Mapping[str, Expression]) -> tuple[Step, dict[int, int]]:
-        """The step of these results without what they do not need, and where each node of before is in it."""
+    def finish(self, results: Mapping[str, Expression]) -> Step:
+        """The step of these results, without what they do not need."""
         needed = {e.index for e in results.values()}
         for index in range(len(self.nodes) - 1, -1, -1):
             if index in needed:
@@ -134,7 +134,7 @@ class Builder:
             Node(n.kind, tuple(place[k] for k in n.args), n.name, n.value, n.transposed, n.width)
             for n in (self.nodes[old] for old in place)
         )
-        return Step(tuple(nodes), {name: place[e.index] for name, e in results.items()}), place
+        return Step(tuple(nodes), {name: place[e.index] for name, e in results.items()})
 
 
 def lower(graph: Graph) -> Step:
@@ -164,4 +164,4 @@ def lower(graph: Graph) -> Step:
             case _:
                 done.append(builder.operation(node.kind, args))
     wanted = (*graph.states, *graph.outputs)
-    return builder.finish({name: done[k] for name, k in zip(wanted, graph.results, strict=True)})[0]
+    return builder.finish({name: done[k] for name, k in zip(wanted, graph.results, strict=True)})
