@@ -28,7 +28,7 @@ import inspect
 import linecache
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -212,6 +212,20 @@ class EquationCell(Cell):
         taken = {*trace.inputs, *states, *outputs}
         names = {v.index: k for k, v in reversed(local.items()) if isinstance(v, Symbol) and k not in taken}
         return trace.finish(results, outputs, names, initial)
+
+
+class Stacked(dict[str, Tensor]):
+    """Parameters by name, some of which are rows of one tensor, so that its gradient need not be put together.
+
+    Args:
+        tensors: the contiguous tensors.
+        parts: for each parameter its tensor's place in `tensors`, its first row, and how many it has.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], parts: Mapping[str, tuple[int, int, int]]) -> None:
+        super().__init__({name: tensors[k].narrow(0, first, rows) for name, (k, first, rows) in parts.items()})
+        self.tensors = tuple(tensors)
+        self.parts = dict(parts)
 
 
 class Weights:

@@ -8,7 +8,7 @@ adjoint only names the two values that enter it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from unrolled.compile.step import Builder, Expression, Node, Step
@@ -37,6 +37,7 @@ def derive(
     known: Mapping[int, str] | None = None,
     arriving: Mapping[str, tuple[str, ...]] | None = None,
     always: Mapping[str, str] | None = None,
+    operands: Iterable[int] = (),
 ) -> Adjoint:
     """The adjoint of a step.
 
@@ -45,6 +46,7 @@ def derive(
             others are computed again from these. Without it all can.
         arriving: for each result, the names of what adds up to its gradient.
         always: reads that have a gradient even where nothing depends on them (it is 0), and their widths.
+        operands: nodes of the forward step whose values are results too, `operand K`.
     """
     known = {k: f"value {k}" for k in range(len(forward.nodes))} if known is None else known
     builder = Builder()
@@ -57,8 +59,8 @@ def derive(
             return builder.constant(node.value)
         if node.kind == "vector":
             return builder.make(node)
-        if index in known:
-            return builder.make(Node("read", name=known[index], width=node.width))
+        if index in known or node.kind == "read":
+            return builder.make(Node("read", name=known.get(index, node.name), width=node.width))
         return builder.operation(node.kind, tuple(value(k) for k in node.args))
 
     def arrive(index: int, gradient: Expression | None) -> None:
@@ -94,4 +96,5 @@ def derive(
                 arrive(operand, contribution)
     for name, width in (always or {}).items():
         results.setdefault(f"d_{name}", builder.make(Node("constant", width=width)))
+    results |= {f"operand {k}": value(k) for k in operands}
     return Adjoint(builder.finish(results), matrices, vectors)

@@ -7,7 +7,7 @@ the lanes of the processor times float or double.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 BITS: Final = {"float": 32, "double": 64}
@@ -114,6 +114,16 @@ class Emitter:
         """a where the mask is set, b elsewhere."""
         return self.emit(f"select {self.mask} {mask}, {self.vector} {a}, {self.vector} {b}")
 
+    def choose(self, bit: str, a: str, b: str, kind: str) -> str:
+        """a if a bit is set, else b; both of any type."""
+        return self.emit(f"select i1 {bit}, {kind} {a}, {kind} {b}")
+
+    def shuffle(self, a: str, b: str, places: Sequence[int]) -> str:
+        """A vector of elements of a, numbered from 0, and of b, numbered on."""
+        numbers = ", ".join(f"i32 {k}" for k in places)
+        kind = f"<{self.lanes} x i32>"
+        return self.emit(f"shufflevector {self.vector} {a}, {self.vector} {b}, {kind} <{numbers}>")
+
     def as_integers(self, a: str) -> str:
         """The bits of a vector."""
         return self.emit(f"bitcast {self.vector} {a} to {self.integers}")
@@ -121,6 +131,74 @@ class Emitter:
     def as_vector(self, a: str) -> str:
         """A vector from its bits."""
         return self.emit(f"bitcast {self.integers} {a} to {self.vector}")
+
+    # Memory
+
+    def at(self, pointer: str, offset: str, kind: str = "") -> str:
+        """The address `offset` elements behind a pointer."""
+        return self.emit(f"getelementptr {kind or self.scalar}, ptr {pointer}, i64 {offset}")
+
+    def load(self, address: str, kind: str = "") -> str:
+        """A vector, or a value of another type; aligned as its elements are."""
+        align = 8 if kind in ("i64", "ptr") else BITS[self.scalar] // 8
+        return self.emit(f"load {kind or self.vector}, ptr {address}, align {align}")
+
+    def store(self, value: str, address: str) -> None:
+        self.do(f"store {self.vector} {value}, ptr {address}, align {BITS[self.scalar] // 8}")
+
+    def load_whole(self, address: str) -> str:
+        """A vector that is aligned as a whole."""
+        return self.emit(f"load {self.vector}, ptr {address}, align {self.lanes * BITS[self.scalar] // 8}")
+
+    def store_whole(self, value: str, address: str) -> None:
+        align = self.lanes * BITS[self.scalar] // 8
+        self.do(f"store {self.vector} {value}, ptr {address}, align {align}")
+
+    def load_some(self, address: str, mask: str) -> str:
+        """A vector of which only the lanes of a mask are read; 0 elsewhere."""
+        name = f"llvm.masked.load.v{self.lanes}f{BITS[self.scalar]}.p0"
+        self.intrinsics.add(f"declare {self.vector} @{name}(ptr, i32, {self.mask}, {self.vector})")
+        align = f"i32 {BITS[self.scalar] // 8}"
+        zero = f"{self.vector} zeroinitializer"
+        return self.emit(f"call {self.vector} @{name}(ptr {address}, {align}, {self.mask} {mask}, {zero})")
+
+    def store_some(self, value: str, address: str, mask: str) -> None:
+        """Store the lanes of a mask."""
+        name = f"llvm.masked.store.v{self.lanes}f{BITS[self.scalar]}.p0"
+        self.intrinsics.add(f"declare void @{name}({self.vector}, ptr, i32, {self.mask})")
+        align = f"i32 {BITS[self.scalar] // 8}"
+        self.do(f"call void @{name}({self.vector} {value}, ptr {address}, {align}, {self.mask} {mask})")
+
+    def first_lanes(self, count: str) -> str:
+        """The mask of the first lanes: all if there are that many, none if the count is not positive."""
+        kind = f"<{self.lanes} x i64>"
+        numbers = ", ".join(f"i64 {k}" for k in range(self.lanes))
+        return self.emit(f"icmp slt {kind} <{numbers}>, {self.spread('i64', count)}")
+
+    # Integers
+
+    def integer_of(self, instruction: str, *operands: str | int) -> str:
+        """An instruction on 64-bit integers: `add`, `sub`, `mul`, `udiv`, `urem`, `and`."""
+        return self.emit(f"{instruction} i64 {', '.join(str(v) for v in operands)}")
+
+    def smaller(self, a: str, b: str | int) -> str:
+        """The smaller of two 64-bit integers."""
+        return self.choose(self.emit(f"icmp slt i64 {a}, {b}"), a, str(b), "i64")
+
+    def larger(self, a: str, b: str | int) -> str:
+        """The larger of two 64-bit integers."""
+        return self.choose(self.emit(f"icmp sgt i64 {a}, {b}"), a, str(b), "i64")
+
+    # Control
+
+    def branch(self, condition: str, body: Callable[[], None]) -> None:
+        """Do something if a bit is set."""
+        inside, after = self.name("b"), self.name("b")
+        self.do(f"br i1 {condition}, label %{inside}, label %{after}")
+        self.lines.append(f"{inside}:")
+        body()
+        self.do(f"br label %{after}")
+        self.lines.append(f"{after}:")
 
     def loop(self, first: str, end: str, step: str, body: Callable[[str, list[str]], list[str]],
              carried: list[tuple[str, str]] | None = None) -> list[str]:  # fmt: skip

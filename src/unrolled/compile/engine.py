@@ -101,12 +101,12 @@ define void @team(ptr %context) {
 
 
 class Program:
-    """A compiled kernel."""
+    """Compiled functions."""
 
     def __init__(self, text: str) -> None:
         with LOCK:
             machine = host()
-            module = llvm.parse_assembly(text + _TEAM)
+            module = llvm.parse_assembly(text)
             module.verify()
             # The text is in its final form: loops are tiled and unrolled where they should be.
             options = llvm.create_pipeline_tuning_options(speed_level=1)
@@ -117,10 +117,22 @@ class Program:
             builder.getModulePassManager().run(module, builder)
             self._engine = llvm.create_mcjit_compiler(module, machine)
             self._engine.finalize_object()
-            self._team = self._engine.get_function_address("team")
-            self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address("alone"))
-            self._parallel = _state["gomp"].GOMP_parallel
-            self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+
+    def address(self, name: str) -> int:
+        """Where a function is."""
+        return int(self._engine.get_function_address(name))
+
+
+class Routines(Program):
+    """The jobs of a precision, and the team that carries out a context with them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text + _TEAM)
+        llvm.add_symbol("meet", self.address("meet"))
+        self._team = self.address("team")
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address("alone"))
+        self._parallel = _state["gomp"].GOMP_parallel
+        self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 
     def run(self, context: npt.NDArray[np.int64], workers: int) -> None:
         """Run on this many of torch's own threads; in a forked child, where they are gone, on this one."""

@@ -1,13 +1,11 @@
-"""Print the kernel of a step: all time steps of a slice of the batch, as LLVM IR.
+"""Print the kernel of a step: the time steps of a chunk, as LLVM IR.
 
-    for t: for each stage: for each tile of units: for each tile of rows:
-        accumulators <- products          (up to 6 rows x 4 vectors, kept in registers over the reduction)
+    for s: for each stage: for each tile of units: for each tile of rows:
+        sums <- products                  (up to 6 rows x 4 vectors, kept in registers over the reduction)
         pointwise work on them, then stores
 
-Sizes are read at run time from the context, an array of 64-bit integers whose layout `Context` gives. What is
-stored is addressed by pointer, time stride and row stride, in elements; time runs from 0 up whatever the
-direction, since the caller chooses the pointer and the sign of the stride. Rows are padded to whole vectors,
-and what is stored there is 0.
+Workers share the rows, or, where there are few, the units; then they meet before a product reads what others
+have written. Sizes are read at run time from the context, whose first words are those of `routines.HEADER`.
 """
 
 from __future__ import annotations
@@ -15,36 +13,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from unrolled.compile.emit import BITS, Emitter
+from unrolled.compile.emit import Emitter
 from unrolled.compile.mathematics import FUNCTIONS
-from unrolled.compile.schedule import GROUP, Stage, levels
+from unrolled.compile.routines import ATTRIBUTES, FIRST, GROUP, HEADER
+from unrolled.compile.schedule import Stage, levels
 from unrolled.compile.step import Step
-
-ROWS = 6
-"""Rows of the largest register tile."""
+from unrolled.compile.tile import ROWS, accumulate, pieces
 
 
-@dataclass
-class Context:
-    """Where the kernel finds what it needs: the places in the array of integers, in order of appearance."""
+@dataclass(frozen=True)
+class Address:
+    """How a kernel finds a value at step s, counted in the order of the loop.
 
-    places: dict[str, int] = field(default_factory=dict)
+    time: "whole" for pointer + s * time; "chunk" for pointer + (s - origin) * time, where the origin is that
+        of the chunk; "now" and "last" for two rows in turn, the one of this step and the one of the last.
+    start: "first" or "last" if the value is somewhere else at the first or the last step.
+    padded: whether rows are whole vectors.
+    """
 
-    def place(self, name: str) -> int:
-        return self.places.setdefault(name, len(self.places))
+    time: str = "whole"
+    start: str = ""
+    padded: bool = True
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the context holds of it."""
+        return ("pointer", "time", "row", *(("start", "start row") if self.start else ()))
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The text of a kernel and the layout of its context.
+    """The text of a kernel, and the words of its context by name.
 
-    The context has `NAME pointer`, `NAME time` and `NAME row` for all that is read or written at a time and
-    a row, and `T`, `B`, `padded W` and `width W` for each width symbol W, `vector NAME`, `panel S` for
-    stage S and `sum NAME`.
+    The words are those of each address, as in `h pointer`, and `width W` for each width symbol, `vector NAME`,
+    `panel S` for stage S, and `sum NAME`.
     """
 
     text: str
-    context: Context
+    words: Mapping[str, int]
+    addresses: Mapping[str, Address]
 
 
 def print_kernel(
@@ -52,20 +59,20 @@ def print_kernel(
     stages: tuple[Stage, ...],
     names: Mapping[int, str],
     written: Iterable[tuple[str, int]],
+    addresses: Mapping[str, Address],
     sums: Mapping[str, list[int]],
     scalar: str,
     lanes: int,
-    attributes: str,
 ) -> Kernel:
     """The kernel of a scheduled step.
 
     Args:
         names: where a stored node lives, by node; a read lives under its own name.
         written: further places to store nodes to, as pairs (place, node).
+        addresses: how to find a place; others are two rows in turn.
         sums: for each learned vector, the nodes whose sum over time and rows is wanted.
-        attributes: LLVM function attributes.
     """
-    return _Printer(step, stages, names, list(written), sums, scalar, lanes, attributes).kernel()
+    return _Printer(step, stages, names, list(written), addresses, sums, scalar, lanes).kernel()
 
 
 @dataclass
@@ -76,163 +83,126 @@ class _Printer:
     stages: tuple[Stage, ...]
     names: Mapping[int, str]
     written: list[tuple[str, int]]
+    addresses: Mapping[str, Address]
     sums: Mapping[str, list[int]]
     scalar: str
     lanes: int
-    attributes: str
-    context: Context = field(default_factory=Context)
+    words: dict[str, int] = field(default_factory=dict)
+    used: dict[str, Address] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
     intrinsics: set[str] = field(default_factory=set)
 
     def kernel(self) -> Kernel:
         for number, stage in enumerate(self.stages):
-            if stage.destinations:
-                for vectors in dict.fromkeys((self._vectors(stage), 1)):
-                    for rows in range(1, ROWS + 1):
-                        self._tile(number, stage, rows, vectors)
-            else:
-                self._tile(number, stage, 1, 1)
-        self._rows()
-        self._entry()
-        text = "\n".join((*sorted(self.intrinsics), *self.functions))
-        return Kernel(text, self.context)
-
-    @staticmethod
-    def _vectors(stage: Stage) -> int:
-        """Vectors of units side by side in a tile: as many as the accumulators have room for."""
-        return GROUP // len(stage.destinations)
+            e = Emitter(self.scalar, self.lanes)
+            _StagePrinter(self, e, number, stage).print()
+            arguments = "ptr %context, i64 %s, i64 %origin, i64 %first, i64 %count, i64 %left, i64 %right, i64 %worker"
+            self._function(e, f"internal void @stage_{number}({arguments})")
+        self._steps()
+        meet = "declare void @meet(ptr, i64)"
+        return Kernel("\n".join((*sorted(self.intrinsics), meet, *self.functions)), self.words, self.used)
 
     def _function(self, e: Emitter, signature: str) -> None:
-        self.functions.append("\n".join((f"define {signature} {self.attributes} {{", *e.lines, "}")))
+        self.functions.append("\n".join((f"define {signature} {ATTRIBUTES} {{", *e.lines, "}")))
         self.intrinsics |= e.intrinsics
 
-    # Addresses
+    def word(self, e: Emitter, name: str, kind: str = "i64") -> str:
+        """A word of the context."""
+        place = HEADER.get(name) or self.words.setdefault(name, FIRST + len(self.words))
+        return e.load(e.at("%context", str(place), "i64"), kind)
 
-    def _load_place(self, e: Emitter, name: str) -> str:
-        address = e.emit(f"getelementptr i64, ptr %context, i64 {self.context.place(name)}")
-        return e.emit(f"load i64, ptr {address}")
+    def address(self, name: str) -> Address:
+        return self.used.setdefault(name, self.addresses.get(name, Address("now")))
 
-    def _pointer(self, e: Emitter, name: str) -> str:
-        address = e.emit(f"getelementptr i64, ptr %context, i64 {self.context.place(name)}")
-        return e.emit(f"load ptr, ptr {address}")
+    def vectors(self, e: Emitter, width: str) -> str:
+        """How many vectors hold a width."""
+        size = self.word(e, f"width {width}")
+        return e.integer_of("udiv", e.integer_of("add", size, self.lanes - 1), self.lanes)
 
-    def _base(self, e: Emitter, name: str) -> tuple[str, str]:
-        """The address of a place at this time and row 0, and its row stride."""
-        pointer = self._pointer(e, f"{name} pointer")
-        time = "%t"
-        if name.startswith(("carry ", "next ")):  # two rows in turn: what a step reads stays while it writes
-            turn = e.emit(f"add i64 %t, {int(name.startswith('next '))}")
-            time = e.emit(f"and i64 {turn}, 1")
-        offset = e.emit(f"mul i64 {time}, {self._load_place(e, f'{name} time')}")
-        base = e.emit(f"getelementptr {self.scalar}, ptr {pointer}, i64 {offset}")
-        return base, self._load_place(e, f"{name} row")
-
-    def _at(self, e: Emitter, base: tuple[str, str], row: str, column: str) -> str:
-        offset = e.emit(f"add i64 {e.emit(f'mul i64 {row}, {base[1]}')}, {column}")
-        return e.emit(f"getelementptr {self.scalar}, ptr {base[0]}, i64 {offset}")
-
-    def _load(self, e: Emitter, address: str) -> str:
-        return e.emit(f"load {e.vector}, ptr {address}, align {BITS[self.scalar] // 8}")
-
-    def _store(self, e: Emitter, value: str, address: str) -> None:
-        e.do(f"store {e.vector} {value}, ptr {address}, align {BITS[self.scalar] // 8}")
-
-    # Tiles
-
-    def _tile(self, number: int, stage: Stage, rows: int, vectors: int) -> None:
-        """One register tile: `rows` rows and `vectors` vectors of units of one stage."""
+    def _steps(self) -> None:
+        """The steps of a chunk: this worker's share of rows or units of every stage."""
         e = Emitter(self.scalar, self.lanes)
-        bytes_of_vector = self.lanes * BITS[self.scalar] // 8
-        slots = len(stage.destinations) * vectors * rows
-        stack = ""
-        if slots:
-            stack = e.emit(f"alloca [{slots} x {e.vector}], align {bytes_of_vector}")
-            accumulators = self._products(e, number, stage, rows, vectors)
-            for slot, value in enumerate(accumulators):
-                address = e.emit(f"getelementptr {e.vector}, ptr {stack}, i64 {slot}")
-                e.do(f"store {e.vector} {value}, ptr {address}, align {bytes_of_vector}")
-        bases: dict[str, tuple[str, str]] = {}
-        for name in self._touched(stage):
-            bases[name] = self._base(e, name)
-        constants = {
-            node.name: self._pointer(e, f"vector {node.name}")
-            for node in self.step.nodes
-            if node.kind == "vector"
-        }
-        totals = {name: self._pointer(e, f"sum {name}") for name in self._sums_of(stage)}
+        by_units = e.emit(f"icmp ne i64 {self.word(e, 'by units')}, 0")
+        batch = self.word(e, "B")
+        following = e.integer_of("add", "%worker", 1)
+        first, end = (
+            e.integer_of("udiv", e.integer_of("mul", batch, w), "%workers") for w in ("%worker", following)
+        )
+        first = e.choose(by_units, "0", first, "i64")
+        count = e.choose(by_units, batch, e.integer_of("sub", end, first), "i64")
+        ranges = {}
+        for width in dict.fromkeys(stage.width for stage in self.stages):
+            vectors = self.vectors(e, width)
+            whole = e.integer_of("mul", e.integer_of("udiv", vectors, GROUP), GROUP)
+            ends = []
+            for w in ("%worker", following):
+                even = e.integer_of("udiv", e.integer_of("mul", vectors, w), "%workers")
+                up = e.integer_of("and", e.integer_of("add", even, GROUP - 1), -GROUP)
+                ends.append(e.choose(e.emit(f"icmp slt i64 {even}, {whole}"), up, even, "i64"))
+            ranges[width] = (
+                e.choose(by_units, ends[0], "0", "i64"),
+                e.choose(by_units, ends[1], vectors, "i64"),
+            )
 
-        def row(r: str, _: list[str]) -> list[str]:
-            at = e.emit(f"add i64 %row, {r}")
-            for v in range(vectors):
-                unit = e.emit(f"add i64 %unit, {v * self.lanes}")
-                self._behind(e, stage, stack, rows, vectors, r, v, at, unit, bases, constants, totals)
+        def step(s: str, _: list[str]) -> list[str]:
+            written: set[int | str] = {n.name for n in self.step.nodes if n.kind == "read"}
+            for number, stage in enumerate(self.stages):
+                operands = {self.step.nodes[k].name or k for k in stage.operands}
+                if operands & written:
+                    e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
+                    written.clear()
+                written |= set(stage.wanted)
+                v0, v1 = ranges[stage.width]
+                e.do(
+                    f"call void @stage_{number}(ptr %context, i64 {s}, i64 %origin, i64 {first}, i64 {count}, "
+                    f"i64 {v0}, i64 {v1}, i64 %worker)"
+                )
             return []
 
-        e.loop("0", str(rows), "1", row)
+        e.loop("%begin", "%end", "1", step)
         e.do("ret void")
-        arguments = "ptr %context, i64 %t, i64 %row, i64 %unit, i64 %worker"
-        self._function(e, f"internal void @tile_{number}_{rows}_{vectors}({arguments})")
+        arguments = "ptr %context, i64 %begin, i64 %end, i64 %origin, i64 %worker, i64 %workers"
+        self._function(e, f"void @steps({arguments})")
 
-    def _products(self, e: Emitter, number: int, stage: Stage, rows: int, vectors: int) -> list[str]:
-        """The accumulators, by destination, vector and row."""
-        size = len(stage.destinations) * vectors
-        values = [e.splat(0.0)] * (size * rows)
-        panel = self._pointer(e, f"panel {number}")
-        per_unit = "0"
-        counts = []
-        for operand in stage.operands:
-            users = [
-                k for k, d in enumerate(stage.destinations) if any(t.operand == operand for t in d.terms)
-            ]
-            width = self._load_place(e, f"width {self.step.nodes[operand].width}")
-            counts.append((operand, users, width))
-            per_unit = e.emit(f"add i64 {per_unit}, {e.emit(f'mul i64 {width}, {len(users)}')}")
-        offset = e.emit(f"mul i64 %unit, {per_unit}")
-        weights = e.emit(f"getelementptr {self.scalar}, ptr {panel}, i64 {offset}")
-        for operand, users, width in counts:
-            base = self._base(e, self._name(operand))
-            sources = []
-            for r in range(rows):
-                sources.append(self._at(e, base, e.emit(f"add i64 %row, {r}"), "0"))
-            step = len(users) * vectors * self.lanes
-            mine = [(k * vectors + v) * rows + r for k in users for v in range(vectors) for r in range(rows)]
 
-            def body(k: str, carried: list[str], sources: list[str] = sources, weights: str = weights,
-                     step: int = step, users: list[int] = users) -> list[str]:  # fmt: skip
-                at = e.emit(
-                    f"getelementptr {self.scalar}, ptr {weights}, i64 {e.emit(f'mul i64 {k}, {step}')}"
-                )
-                columns = [
-                    self._load(e, e.emit(f"getelementptr {self.scalar}, ptr {at}, i64 {c * self.lanes}"))
-                    for c in range(len(users) * vectors)
-                ]
-                new = list(carried)
-                for r in range(rows):
-                    address = e.emit(f"getelementptr {self.scalar}, ptr {sources[r]}, i64 {k}")
-                    element = e.emit(f"load {self.scalar}, ptr {address}")
-                    spread = e.spread(self.scalar, element)
-                    for c, column in enumerate(columns):
-                        new[c * rows + r] = e.fma(column, spread, carried[c * rows + r])
-                return new
+class _StagePrinter:
+    """One stage at one step, for a range of rows and of vectors of units."""
 
-            results = e.loop("0", width, "1", body, [(e.vector, values[k]) for k in mine])
-            for k, value in zip(mine, results, strict=True):
-                values[k] = value
-            length = e.emit(f"mul i64 {width}, {step}")
-            weights = e.emit(f"getelementptr {self.scalar}, ptr {weights}, i64 {length}")
-        return values
+    def __init__(self, printer: _Printer, e: Emitter, number: int, stage: Stage) -> None:
+        self.printer = printer
+        self.step = printer.step
+        self.e = e
+        self.number = number
+        self.stage = stage
+        self.wide = GROUP // max(len(stage.destinations), 1)
+        self.compute, self.load = self._needed()
+        self.stores = [(printer.names[k], k) for k in stage.wanted if k in printer.names]
+        self.stores += [(place, k) for place, k in printer.written if k in stage.wanted]
+        self.sums = self._sums()
 
-    # Pointwise work
+    # What is computed here
 
-    def _name(self, node: int) -> str:
+    def _name(self, k: int) -> str:
         """Where a node that is in memory lives."""
-        return self.step.nodes[node].name if self.step.nodes[node].kind == "read" else self.names[node]
+        node = self.step.nodes[k]
+        return node.name if node.kind == "read" else self.printer.names[k]
 
-    def _needed(self, stage: Stage) -> tuple[list[int], list[int]]:
-        """What the pointwise work of a stage computes, in order, and what it loads."""
-        here = {d.node for d in stage.destinations}
-        earlier = {k for s in self.stages[: self.stages.index(stage)] for k in s.wanted}
-        wanted = [*stage.wanted, *self._sum_nodes(stage)]
+    def _sums(self) -> dict[str, list[int]]:
+        """The sums that are taken in this stage: the first that has their width and can compute them."""
+        found: dict[str, list[int]] = {}
+        level = levels(self.step)
+        for name, nodes in self.printer.sums.items():
+            width, behind = self.step.nodes[nodes[0]].width, max(level[k] for k in nodes)
+            can = [s for s in self.printer.stages if s.width == width and s.level >= behind]
+            if can[0] is self.stage:
+                found[name] = nodes
+        return found
+
+    def _needed(self) -> tuple[list[int], list[int]]:
+        """What the pointwise work computes, in order, and what it loads."""
+        stages = self.printer.stages
+        here = {d.node: d for d in self.stage.destinations}
+        earlier = {k for s in stages[: stages.index(self.stage)] for k in s.wanted}
         compute: dict[int, None] = {}
         load: dict[int, None] = {}
 
@@ -243,43 +213,136 @@ class _Printer:
             if node.kind == "read" or (k in earlier and k not in here):
                 load[k] = None
                 return
-            args = node.args
-            if k in here:
-                args = next(d.others for d in stage.destinations if d.node == k)
-            for arg in args:
+            for arg in here[k].others if k in here else node.args:
                 visit(arg)
             compute[k] = None
 
-        for k in wanted:
+        for k in (*self.stage.wanted, *(k for nodes in self._sums().values() for k in nodes)):
             visit(k)
         return list(compute), list(load)
 
-    def _sum_nodes(self, stage: Stage) -> list[int]:
-        return [k for nodes in self._sums_of(stage).values() for k in nodes]
+    # Printing
 
-    def _sums_of(self, stage: Stage) -> dict[str, list[int]]:
-        """The sums that are taken in this stage: the first that has their width and can compute them."""
-        found: dict[str, list[int]] = {}
-        level = levels(self.step)
-        for name, nodes in self.sums.items():
-            width, behind = self.step.nodes[nodes[0]].width, max(level[k] for k in nodes)
-            can = [s for s in self.stages if s.width == width and s.level >= behind]
-            if can[0] is stage:
-                found[name] = nodes
-        return found
+    def print(self) -> None:
+        e = self.e
+        self.width = self.printer.word(e, f"width {self.stage.width}")
+        touched = dict.fromkeys([*(self._name(k) for k in self.load), *(name for name, _ in self.stores)])
+        operands = {k: self._name(k) for k in self.stage.operands}
+        self.bases = {name: self._base(name) for name in (*touched, *operands.values())}
+        self.vectors = {
+            name: self.printer.word(e, f"vector {name}", "ptr")
+            for name in dict.fromkeys(n.name for n in self.step.nodes if n.kind == "vector")
+        }
+        self.totals = {name: self.printer.word(e, f"sum {name}", "ptr") for name in self.sums}
+        if not self.stage.destinations:
+            self._tile("%first", "%count", "%left", e.integer_of("sub", "%right", "%left"))
+            e.do("ret void")
+            return
+        slots = len(self.stage.destinations) * self.wide * ROWS
+        self.stack = e.emit(f"alloca [{slots} x {e.vector}], align 64")
+        panel = self.printer.word(e, f"panel {self.number}", "ptr")
+        self.widths = {k: self.printer.word(e, f"width {self.step.nodes[k].width}") for k in operands}
+        per_vector = "0"
+        for k in operands:
+            users = len(self._users(k)) * self.printer.lanes
+            per_vector = e.integer_of("add", per_vector, e.integer_of("mul", self.widths[k], users))
+        vectors = self.printer.vectors(e, self.stage.width)
+        whole = e.integer_of("mul", e.integer_of("udiv", vectors, self.wide), self.wide)
+        first_narrow = e.larger("%left", whole)
+        wide_tiles = e.integer_of("udiv", e.larger(e.integer_of("sub", e.smaller(whole, "%right"), "%left"), "0"), self.wide)
+        narrow_tiles = e.larger(e.integer_of("sub", "%right", first_narrow), "0")
 
-    def _touched(self, stage: Stage) -> list[str]:
-        _, load = self._needed(stage)
-        stored = [self.names[k] for k in stage.wanted if k in self.names]
-        stored += [place for place, k in self.written if k in stage.wanted]
-        return list(dict.fromkeys([*(self._name(k) for k in load), *stored]))
+        def tile(k: str, _: list[str]) -> list[str]:
+            is_wide = e.emit(f"icmp slt i64 {k}, {wide_tiles}")
+            wide_one = e.integer_of("add", "%left", e.integer_of("mul", k, self.wide))
+            narrow_one = e.integer_of("add", first_narrow, e.integer_of("sub", k, wide_tiles))
+            v = e.choose(is_wide, wide_one, narrow_one, "i64")
+            weights = e.at(panel, e.integer_of("mul", v, per_vector))
 
-    def _behind(
-        self, e: Emitter, stage: Stage, stack: str, rows: int, vectors: int, r: str, v: int, at: str,
-        unit: str, bases: Mapping[str, tuple[str, str]], constants: Mapping[str, str],
-        totals: Mapping[str, str],
-    ) -> None:  # fmt: skip
-        """The pointwise work of one row and one vector of units, and its stores."""
+            def products(height: int, vectors: int, at: str) -> None:
+                self._products(height, vectors, e.integer_of("add", at, "%first"), weights)
+
+            def behind(rows: str, at: str) -> None:
+                wide = e.choose(is_wide, str(self.wide), "1", "i64")
+                self._tile(e.integer_of("add", at, "%first"), rows, v, wide)
+
+            pieces(e, "%count", products, (is_wide, self.wide), behind)
+            return []
+
+        e.loop("0", e.integer_of("add", wide_tiles, narrow_tiles), "1", tile)
+        e.do("ret void")
+
+    def _base(self, name: str) -> tuple[str, str]:
+        """The address of a place at this step and row 0, and its row stride."""
+        e, where = self.e, self.printer.address(name)
+        word = {w: self.printer.word(e, f"{name} {w}", "ptr" if w in ("pointer", "start") else "i64")
+                for w in where.words}  # fmt: skip
+        time = "%s"
+        if where.time == "chunk":
+            time = e.integer_of("sub", "%s", "%origin")
+        elif where.time != "whole":
+            time = e.integer_of("and", e.integer_of("add", "%s", int(where.time == "last")), 1)
+        pointer, row = e.at(word["pointer"], e.integer_of("mul", time, word["time"])), word["row"]
+        if where.start:
+            end = "0" if where.start == "first" else e.integer_of("sub", self.printer.word(e, "T"), 1)
+            here = e.emit(f"icmp eq i64 %s, {end}")
+            pointer = e.choose(here, word["start"], pointer, "ptr")
+            row = e.choose(here, word["start row"], row, "i64")
+        return pointer, row
+
+    def _at(self, name: str, row: str, column: str) -> str:
+        pointer, stride = self.bases[name]
+        return self.e.at(pointer, self.e.integer_of("add", self.e.integer_of("mul", row, stride), column))
+
+    def _users(self, operand: int) -> list[int]:
+        """The destinations that an operand enters."""
+        return [
+            k for k, d in enumerate(self.stage.destinations) if any(t.operand == operand for t in d.terms)
+        ]
+
+    def _products(self, rows: int, vectors: int, row: str, weights: str) -> None:
+        """The sums of one register tile, left on the stack by destination, vector and row."""
+        e, lanes = self.e, self.printer.lanes
+        values = [e.splat(0.0)] * (len(self.stage.destinations) * vectors * rows)
+        for operand in self.stage.operands:
+            users, width = self._users(operand), self.widths[operand]
+            sources = [
+                self._at(self._name(operand), e.integer_of("add", row, r), "0") for r in range(rows)
+            ]
+            step = len(users) * vectors * lanes
+            mine = [(k * vectors + v) * rows + r for k in users for v in range(vectors) for r in range(rows)]
+            start = [values[k] for k in mine]
+            results = accumulate(e, start, sources, "1", weights, str(step), width)
+            for k, value in zip(mine, results, strict=True):
+                values[k] = value
+            weights = e.at(weights, e.integer_of("mul", width, step))
+        for k, value in enumerate(values):
+            column, r = divmod(k, rows)
+            place, v = divmod(column, vectors)
+            e.store_whole(value, e.at(self.stack, str((place * self.wide + v) * ROWS + r), e.vector))
+
+    def _tile(self, first: str, rows: str, vector: str, vectors: str) -> None:
+        """The pointwise work on some rows and vectors of units, and its stores."""
+        e = self.e
+
+        def one_vector(v: str, _: list[str]) -> list[str]:
+            unit = e.integer_of("mul", e.integer_of("add", v, vector), self.printer.lanes)
+            inside = e.first_lanes(e.integer_of("sub", self.width, unit))
+
+            def one_row(r: str, sums: list[str]) -> list[str]:
+                return self._behind(r, v, e.integer_of("add", first, r), unit, inside, sums)
+
+            nothing = [(e.vector, e.splat(0.0))] * len(self.sums)
+            totals = e.loop("0", rows, "1", one_row, nothing)
+            for name, total in zip(self.sums, totals, strict=True):
+                self._add_to_sum(name, unit, total)
+            return []
+
+        e.loop("0", vectors, "1", one_vector)
+
+    def _behind(self, r: str, v: str, row: str, unit: str, inside: str, sums: list[str]) -> list[str]:
+        """One row and one vector of units; returns the sums with this row's terms."""
+        e = self.e
         values: dict[int, str] = {}
 
         def value(k: int) -> str:
@@ -288,139 +351,50 @@ class _Printer:
                 if node.kind == "constant":
                     values[k] = e.splat(node.value)
                 elif node.kind == "vector":
-                    address = e.emit(f"getelementptr {self.scalar}, ptr {constants[node.name]}, i64 {unit}")
-                    values[k] = self._load(e, address)
+                    values[k] = e.load_some(e.at(self.vectors[node.name], unit), inside)
             return values[k]
 
-        compute, load = self._needed(stage)
-        for k in load:
-            values[k] = self._load(e, self._at(e, bases[self._name(k)], at, unit))
-        for k in compute:
-            node = self.step.nodes[k]
-            place = next((p for p, d in enumerate(stage.destinations) if d.node == k), None)
+        for k in self.load:
+            address = self._at(self._name(k), row, unit)
+            padded = self.printer.address(self._name(k))
+            whole = padded.padded and not padded.start
+            values[k] = e.load(address) if whole else e.load_some(address, inside)
+        for k in self.compute:
+            place = next((p for p, d in enumerate(self.stage.destinations) if d.node == k), None)
             if place is None:
+                node = self.step.nodes[k]
                 values[k] = FUNCTIONS[node.kind](e, *(value(arg) for arg in node.args))
                 continue
-            slot = e.emit(f"add i64 {r}, {(place * vectors + v) * rows}")
-            total = self._load(e, e.emit(f"getelementptr {e.vector}, ptr {stack}, i64 {slot}"))
-            for other in stage.destinations[place].others:
+            slot = e.integer_of("add", e.integer_of("mul", v, ROWS), r)
+            slot = e.integer_of("add", slot, place * self.wide * ROWS)
+            total = e.load_whole(e.at(self.stack, slot, e.vector))
+            for other in self.stage.destinations[place].others:
                 total = e.add(total, value(other))
             values[k] = total
-        inside = self._mask(e, stage.width, unit)
-        stores = [(self.names[k], k) for k in stage.wanted if k in self.names]
-        stores += [(place, k) for place, k in self.written if k in stage.wanted]
-        clean = {k: e.select(inside, value(k), e.splat(0.0)) for _, k in stores}
-        for name, k in stores:
-            self._store(e, clean[k], self._at(e, bases[name], at, unit))
-        for name, nodes in self._sums_of(stage).items():
-            padded = self._load_place(e, f"padded {stage.width}")
-            double = e.emit(f"shl i64 {padded}, 1")
-            offset = e.emit(f"add i64 {e.emit(f'mul i64 %worker, {double}')}, {unit}")
-            address = e.emit(f"getelementptr {self.scalar}, ptr {totals[name]}, i64 {offset}")
-            lost_at = e.emit(f"getelementptr {self.scalar}, ptr {address}, i64 {padded}")
-            total, lost = self._load(e, address), self._load(e, lost_at)
-            for k in nodes:  # Kahan's sum: over many steps and rows plain addition loses digits
-                term = e.sub(value(k), lost)
-                after = e.add(total, term)
-                lost = e.sub(e.sub(after, total), term)
-                total = after
-            self._store(e, total, address)
-            self._store(e, lost, lost_at)
+        clean: dict[int, str] = {}
+        for name, k in self.stores:
+            if self.printer.address(name).padded:
+                if k not in clean:
+                    clean[k] = e.select(inside, value(k), e.splat(0.0))
+                e.store(clean[k], self._at(name, row, unit))
+            else:
+                e.store_some(value(k), self._at(name, row, unit), inside)
+        new = []
+        for total, nodes in zip(sums, self.sums.values(), strict=True):
+            for k in nodes:
+                total = e.add(total, value(k))
+            new.append(total)
+        return new
 
-    def _mask(self, e: Emitter, width: str, unit: str) -> str:
-        """Which lanes of this vector are units and not padding."""
-        left = e.emit(f"sub i64 {self._load_place(e, f'width {width}')}, {unit}")
-        kind = f"<{self.lanes} x i64>"
-        spread = e.spread("i64", left)
-        numbers = ", ".join(f"i64 {k}" for k in range(self.lanes))
-        return e.emit(f"icmp slt {kind} <{numbers}>, {spread}")
-
-    # Loops
-
-    def _rows(self) -> None:
-        """All time steps of the rows from %first on."""
-        e = Emitter(self.scalar, self.lanes)
-        steps = self._load_place(e, "T")
-        pieces = e.emit(f"udiv i64 {e.emit(f'add i64 %count, {ROWS - 1}')}, {ROWS}")
-        height = e.emit(f"udiv i64 %count, {pieces}")
-        higher = e.emit(f"urem i64 %count, {pieces}")
-
-        def all_rows(number: int, vectors: int, t: str, unit: str) -> None:
-            def piece(k: str, _: list[str]) -> list[str]:
-                one_more = e.emit(f"icmp slt i64 {k}, {higher}")
-                rows = e.emit(f"add i64 {height}, {e.emit(f'zext i1 {one_more} to i64')}")
-                before = e.emit(f"select i1 {one_more}, i64 {k}, i64 {higher}")
-                row = e.emit(f"add i64 {e.emit(f'mul i64 {k}, {height}')}, {before}")
-                row = e.emit(f"add i64 {row}, %first")
-                labels = [e.name("h") for _ in range(ROWS)]
-                after = e.name("h")
-                cases = " ".join(f"i64 {n}, label %{label}" for n, label in enumerate(labels, 1))
-                e.do(f"switch i64 {rows}, label %{after} [ {cases} ]")
-                for n, label in enumerate(labels, 1):
-                    e.lines.append(f"{label}:")
-                    e.do(
-                        f"call void @tile_{number}_{n}_{vectors}"
-                        f"(ptr %context, i64 {t}, i64 {row}, i64 {unit}, i64 %worker)"
-                    )
-                    e.do(f"br label %{after}")
-                e.lines.append(f"{after}:")
-                return []
-
-            e.loop("0", pieces, "1", piece)
-
-        def time(t: str, _: list[str]) -> list[str]:
-            for number, stage in enumerate(self.stages):
-                padded = self._load_place(e, f"padded {stage.width}")
-                if not stage.destinations:
-
-                    def one(row: str, _: list[str], number: int = number, padded: str = padded) -> list[str]:
-                        def unit(j: str, _: list[str]) -> list[str]:
-                            at = e.emit(f"add i64 %first, {row}")
-                            e.do(
-                                f"call void @tile_{number}_1_1"
-                                f"(ptr %context, i64 {t}, i64 {at}, i64 {j}, i64 %worker)"
-                            )
-                            return []
-
-                        e.loop("0", padded, str(self.lanes), unit)
-                        return []
-
-                    e.loop("0", "%count", "1", one)
-                    continue
-                vectors = self._vectors(stage)
-                wide = vectors * self.lanes
-                whole = e.emit(f"mul i64 {e.emit(f'udiv i64 {padded}, {wide}')}, {wide}")
-
-                def tiles(j: str, _: list[str], number: int = number, vectors: int = vectors) -> list[str]:
-                    all_rows(number, vectors, t, j)
-                    return []
-
-                def rest(j: str, _: list[str], number: int = number) -> list[str]:
-                    all_rows(number, 1, t, j)
-                    return []
-
-                e.loop("0", whole, str(wide), tiles)
-                if vectors > 1:
-                    e.loop(whole, padded, str(self.lanes), rest)
-            return []
-
-        e.loop("0", steps, "1", time)
-        e.do("ret void")
-        self._function(e, "internal void @rows(ptr %context, i64 %first, i64 %count, i64 %worker)")
-
-    def _entry(self) -> None:
-        """One worker of a team: its share of the rows."""
-        e = Emitter(self.scalar, self.lanes)
-        rows = self._load_place(e, "B")
-        first = e.emit(f"udiv i64 {e.emit(f'mul i64 {rows}, %worker')}, %workers")
-        following = e.emit("add i64 %worker, 1")
-        end = e.emit(f"udiv i64 {e.emit(f'mul i64 {rows}, {following}')}, %workers")
-        count = e.emit(f"sub i64 {end}, {first}")
-        go, after = e.name("b"), e.name("b")
-        e.do(f"br i1 {e.emit(f'icmp sgt i64 {count}, 0')}, label %{go}, label %{after}")
-        e.lines.append(f"{go}:")
-        e.do(f"call void @rows(ptr %context, i64 {first}, i64 {count}, i64 %worker)")
-        e.do(f"br label %{after}")
-        e.lines.append(f"{after}:")
-        e.do("ret void")
-        self._function(e, "void @entry(ptr %context, i64 %worker, i64 %workers)")
+    def _add_to_sum(self, name: str, unit: str, term: str) -> None:
+        """Kahan's sum: over many steps and rows plain addition loses digits."""
+        e = self.e
+        padded = e.integer_of("mul", self.printer.vectors(e, self.stage.width), self.printer.lanes)
+        offset = e.integer_of("add", e.integer_of("mul", "%worker", e.integer_of("shl", padded, 1)), unit)
+        address = e.at(self.totals[name], offset)
+        lost_at = e.at(address, padded)
+        total = e.load(address)
+        term = e.sub(term, e.load(lost_at))
+        after = e.add(total, term)
+        e.store(e.sub(e.sub(after, total), term), lost_at)
+        e.store(after, address)

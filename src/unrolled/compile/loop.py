@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 
 from unrolled.compile.derive import Adjoint, derive
-from unrolled.compile.engine import LOCK, Program, lanes_of
-from unrolled.compile.kernel import Kernel, print_kernel
+from unrolled.compile.engine import LOCK, Program, Routines, lanes_of
+from unrolled.compile.kernel import Address, Kernel, print_kernel
+from unrolled.compile.routines import print_routines
 from unrolled.compile.schedule import Stage, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
 from unrolled.graph import Graph
 
-ATTRIBUTES = 'nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512"'
 SCALARS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -71,7 +72,13 @@ class Compiled:
 
 
 class Loop:
-    """The compiled recurrence of one graph in one precision."""
+    """The compiled recurrence of one graph in one precision.
+
+    Attributes:
+        whole: the step with all its products; step: the part of it in the loop.
+        projected, direct, given: the nodes of `whole` that the loop reads as `before K`, by what they are:
+            products of the input, the input itself, and what torch computes from it.
+    """
 
     def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
         self.graph = graph
@@ -79,16 +86,32 @@ class Loop:
         self.scalar = SCALARS[dtype]
         self.lanes = lanes_of(self.scalar)
         self.whole = lower(graph)
-        self.step, self.before = cut(self.whole, graph.states)
+        self.step, before = cut(self.whole, graph.states)
+        nodes = self.whole.nodes
+        self.direct = tuple(k for k in before if nodes[k].kind == "read")
+        self.projected = tuple(
+            k for k in before if nodes[k].kind == "product" and nodes[nodes[k].args[0]].kind == "read"
+        )
+        self.given = tuple(k for k in before if k not in self.direct + self.projected)
         self.handed_on = graph.outputs[0] if graph.outputs else graph.states[0]
-        self.matrices = sorted({n.name for n in self.step.nodes if n.kind == "product"})
-        self.vectors = sorted({n.name for n in self.step.nodes if n.kind == "vector"})
-        self.parameters = (*self.matrices, *self.vectors)
-        self.width_of = {n.name: n.width for n in self.step.nodes if n.args or n.name}
+        used = {n.name for n in self.step.nodes if n.kind in ("product", "vector")}
+        self.parameters = tuple(
+            name for name in graph.parameters if name in used or name in {nodes[k].name for k in self.projected}
+        )
+        self.width_of = {n.name: n.width for n in (*self.whole.nodes, *self.step.nodes) if n.name}
+        self.prepared: dict[Any, Any] = {}  # what `recurrence` keeps for each set of sizes
+
+    def vectors(self, size: int) -> int:
+        """How many vectors hold a width."""
+        return -(-size // self.lanes)
 
     def padded(self, size: int) -> int:
         """A width in whole vectors."""
-        return -(-size // self.lanes) * self.lanes
+        return self.vectors(size) * self.lanes
+
+    @cached_property
+    def routines(self) -> Routines:
+        return routines_of(self.scalar)
 
     # What the backward pass reads
 
@@ -96,10 +119,12 @@ class Loop:
     def _derived(self) -> tuple[Adjoint, tuple[int, ...]]:
         """The adjoint, and what of the forward pass is saved for it: what lets it compute the rest."""
         step = self.step
-        kept = {k: node.name for k, node in enumerate(step.nodes) if node.kind == "read"}
+        projections = {f"before {k}" for k in self.projected}
+        kept = {k: n.name for k, n in enumerate(step.nodes) if n.kind == "read" and n.name not in projections}
         kept |= {k: f"new {name}" for name, k in step.results.items() if step.nodes[k].kind != "read"}
         arriving = {name: self._arriving(name) for name in step.results}
-        everything = {k: f"value {k}" for k, n in enumerate(step.nodes) if n.args} | kept
+        everything = {k: f"value {k}" for k, n in enumerate(step.nodes) if n.args}
+        everything |= {k: n.name for k, n in enumerate(step.nodes) if n.name in projections} | kept
         asked = {n.name for n in derive(step, everything, arriving).step.nodes if n.kind == "read"}
         saved = {k for k in everything if k not in kept and everything[k] in asked}
 
@@ -112,9 +137,13 @@ class Loop:
         for k in sorted(saved, reverse=True):
             if has(k, (saved - {k}) | kept.keys()):
                 saved.remove(k)
-        known = kept | {k: f"value {k}" for k in saved}
+        known = kept | {k: everything[k] for k in saved}
         states = {name: self.graph.widths[name] for name in self.graph.states}
-        return derive(step, known, arriving, states), tuple(sorted(saved))
+        operands = {n.args[0] for n in step.nodes if n.kind == "product"}
+        again = {k for k in operands if not has(k, known.keys())}
+        known |= {k: f"value {k}" for k in again}
+        saved |= again
+        return derive(step, known, arriving, states, operands - known.keys()), tuple(sorted(saved))
 
     def _arriving(self, name: str) -> tuple[str, ...]:
         carried = (f"carry {name}",) if name in self.graph.states else ()
@@ -131,30 +160,40 @@ class Loop:
         return self._derived[1]
 
     @cached_property
-    def kept(self) -> tuple[int, ...]:
-        """What the forward pass leaves for the backward pass: saved values, and operands of matrices."""
-        operands = {k for pairs in self.adjoint.matrices.values() for _, k in pairs}
-        return tuple(sorted({*self.saved, *operands}))
+    def reads(self) -> frozenset[str]:
+        """What the backward pass reads of the forward pass: by the adjoint, or as an operand of a matrix."""
+        named = {n.name for n in self.adjoint.step.nodes if n.kind == "read"}
+        return frozenset(named | {self.operand(k) for pairs in self.adjoint.matrices.values() for _, k in pairs})
 
     @cached_property
-    def idle(self) -> bool:
-        """Whether a value cut off has no gradient."""
-        return any(f"d_before {k}" not in self.adjoint.step.results for k in self.before)
-
-    @cached_property
-    def gradients(self) -> tuple[str, ...]:
-        """What the backward pass stores at every step: the gradient of each value cut off, and those that
-        matrices need and that are none of these."""
+    def columns(self) -> tuple[str, ...]:
+        """The gradients that stand side by side for each row of a chunk: first those of the projections, then
+        those that only matrices in the loop need."""
         adjoint = self.adjoint
         results = adjoint.step.results
-        stored = [f"d_before {k}" for k in self.before if f"d_before {k}" in results]
-        there = {results[d] for d in stored}
+        stored = [f"d_before {k}" for k in self.projected]
+        there = {results[d] for d in stored if d in results}
         for pairs in adjoint.matrices.values():
             for d, _ in pairs:
                 if results[d] not in there:
                     there.add(results[d])
                     stored.append(d)
         return tuple(stored)
+
+    def column_of(self, d: str) -> str:
+        """The column that holds a result of the adjoint."""
+        results = self.adjoint.step.results
+        return next(c for c in self.columns if results.get(c) == results[d])
+
+    def operand(self, k: int) -> str:
+        """Where the backward pass finds an operand of a matrix: in memory, or computed again."""
+        again = f"operand {k}"
+        return again if again in self.adjoint.step.results else self.place_of(k)
+
+    @cached_property
+    def operands(self) -> tuple[str, ...]:
+        """The operands that are computed again, side by side for each row of a chunk."""
+        return tuple(name for name in self.adjoint.step.results if name.startswith("operand "))
 
     # Kernels
 
@@ -163,6 +202,7 @@ class Loop:
         step: Step,
         saved: Sequence[int],
         written: Mapping[str, int],
+        addresses: Mapping[str, Address],
         sums: Mapping[str, list[int]],
         own: str,
     ) -> Compiled:
@@ -179,18 +219,39 @@ class Loop:
             for k in stage.wanted:
                 if step.nodes[k].kind != "read":
                     names.setdefault(k, f"{own} {k}")
-        kernel = print_kernel(step, stages, names, more, sums, self.scalar, self.lanes, ATTRIBUTES)
+        kernel = print_kernel(step, stages, names, more, addresses, sums, self.scalar, self.lanes)
+        _ = self.routines  # a kernel calls them, so they are there first
         return Compiled(kernel, Program(kernel.text), stages, step)
 
     @cached_property
     def forward(self) -> Compiled:
         """The forward kernel that saves."""
-        return self._print(self.step, self.saved, self._new, {}, "value")
+        kept = {name for name in self.reads if not name.startswith("carry ")}
+        return self._forward(kept, self.saved)
 
     @cached_property
     def inference(self) -> Compiled:
         """The forward kernel that does not."""
-        return self._print(self.step, [], self._new, {}, "value")
+        return self._forward(set(), ())
+
+    def _forward(self, kept: set[str], saved: Sequence[int]) -> Compiled:
+        """The forward kernel that leaves these names behind."""
+        step = self.step
+        addresses = self._before(Address("chunk"), kept)
+        addresses |= {f"value {k}": Address() for k in saved}
+        for name in self.graph.states:
+            whole = name == self.handed_on or not {name, f"new {name}"}.isdisjoint(kept)
+            padded = name != self.handed_on
+            addresses[name] = Address("whole" if whole else "last", "first", padded)
+            addresses[f"new {name}"] = Address("whole" if whole else "now", "", padded)
+        addresses[f"new {self.handed_on}"] = Address("whole", "", False)
+        read = [k for k in saved if step.nodes[k].kind != "read"]
+        return self._print(step, read, self._new, addresses, {}, "value")
+
+    def _before(self, projected: Address, kept: set[str]) -> dict[str, Address]:
+        places = {f"before {k}": Address("whole", "", False) for k in (*self.direct, *self.given)}
+        whole = any(f"before {k}" in kept for k in self.projected)
+        return places | {f"before {k}": Address() if whole else projected for k in self.projected}
 
     @property
     def _new(self) -> dict[str, int]:
@@ -208,10 +269,27 @@ class Loop:
         """The adjoint's kernel."""
         adjoint = self.adjoint
         step = adjoint.step
-        written = {f"next {s}": step.results[f"d_{s}"] for s in self.graph.states}
-        written |= {d: step.results[d] for d in self.gradients}
-        sums = {name: [step.results[d] for d in found] for name, found in adjoint.vectors.items()}
-        return self._print(step, [], written, sums, "own")
+        results = step.results
+        addresses = self._before(Address(), set())
+        addresses |= {place: Address() for place in self.reads if place.startswith("value ")}
+        written = {f"next {s}": results[f"d_{s}"] for s in self.graph.states}
+        for name in self.graph.states:
+            padded = name != self.handed_on
+            addresses[name] = Address("whole", "last", padded)
+            addresses[f"new {name}"] = Address("whole", "", padded)
+            addresses[f"carry {name}"] = Address("last", "first")
+            addresses[f"next {name}"] = Address("now")
+        addresses[f"new {self.handed_on}"] = addresses[f"upstream {self.handed_on}"] = Address("whole", "", False)
+        for k in (*self.direct, *self.given):
+            if f"d_before {k}" in results:
+                addresses[f"d_before {k}"] = Address("whole", "", False)
+                written[f"d_before {k}"] = results[f"d_before {k}"]
+        for d in (*self.columns, *self.operands):
+            if d in results:
+                addresses[d] = Address("chunk")
+                written[d] = results[d]
+        sums = {name: [results[d] for d in found] for name, found in adjoint.vectors.items()}
+        return self._print(step, [], written, addresses, sums, "own")
 
 
 _loops: dict[tuple[str, torch.dtype], Loop] = {}
@@ -221,3 +299,10 @@ def loop_of(graph: Graph, dtype: torch.dtype) -> Loop:
     """The kernels of a graph; cells with the same equations share them."""
     with LOCK:
         return _loops.get((graph.key, dtype)) or _loops.setdefault((graph.key, dtype), Loop(graph, dtype))
+
+
+@lru_cache
+def routines_of(scalar: str) -> Routines:
+    """The jobs of a precision."""
+    with LOCK:
+        return Routines(print_routines(scalar, lanes_of(scalar)))

@@ -1,0 +1,52 @@
+"""Memory that is used again: a fresh page costs as much as computing on it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGE: Final = 1 << 20
+"""Bytes from which the allocator would hand out fresh pages each time."""
+
+_lock = threading.Lock()
+_free: list[tuple[int, Any]] = []
+_use: dict[str, int] = {"now": 0, "most": 0, "free": 0}
+
+
+def workspace(elements: int, dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory, from a cache line's beginning; it is used again when nobody holds the tensor."""
+    size = elements * dtype.itemsize
+    if size < LARGE:
+        return torch.empty(elements, dtype=dtype)
+    size = -(-size // LARGE) * LARGE
+    block = None
+    with _lock:
+        _use["now"] += size
+        _use["most"] = max(_use["now"], _use["most"])
+        for k in range(len(_free) - 1, -1, -1):
+            if _free[k][0] == size:
+                block = _free.pop(k)[1]
+                _use["free"] -= size
+                break
+    if block is None:
+        raw = np.empty(size + 64, dtype=np.uint8)
+        begin = -raw.ctypes.data % 64
+        block = raw[begin : begin + size]
+    lease = block[: elements * dtype.itemsize].view("f4" if dtype == torch.float32 else "f8")
+    weakref.finalize(lease, _give_back, size, block).atexit = False
+    return torch.from_numpy(lease)
+
+
+def _give_back(size: int, block: Any) -> None:
+    """Keep what was in use at once, and no more; what was given back first goes first."""
+    with _lock:
+        _use["now"] -= size
+        _free.append((size, block))
+        _use["free"] += size
+        while _use["now"] + _use["free"] > _use["most"]:
+            _use["free"] -= _free.pop(0)[0]
