@@ -28,7 +28,7 @@ import inspect
 import linecache
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -82,8 +82,11 @@ class Cell:
 
     def graph_using(self, parameters: Mapping[str, Tensor]) -> Graph:
         """The step that these parameters belong to."""
-        needed = {name for name in self.graph.parameters if not name.endswith(".bias")}
-        return self.graph if needed <= parameters.keys() else self.square
+        return self.graph if all(name in parameters for name in self._needed) else self.square
+
+    @cached_property
+    def _needed(self) -> tuple[str, ...]:
+        return tuple(name for name in self.graph.parameters if not name.endswith(".bias"))
 
     def __call__(self, *values: Any) -> Any:
         """Run one step on tensors: `cell(x, h, c, W)`.
@@ -214,18 +217,30 @@ class EquationCell(Cell):
         return trace.finish(results, outputs, names, initial)
 
 
-class Stacked(dict[str, Tensor]):
-    """Parameters by name, some of which are rows of one tensor, so that its gradient need not be put together.
+class Stacked(Mapping[str, Tensor]):
+    """Parameters by name that are rows of a few tensors, so that gradients need not be put together.
 
-    Args:
+    Attributes:
         tensors: the contiguous tensors.
         parts: for each parameter its tensor's place in `tensors`, its first row, and how many it has.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], parts: Mapping[str, tuple[int, int, int]]) -> None:
-        super().__init__({name: tensors[k].narrow(0, first, rows) for name, (k, first, rows) in parts.items()})
-        self.tensors = tuple(tensors)
-        self.parts = dict(parts)
+    def __init__(self, tensors: tuple[Tensor, ...], parts: Mapping[str, tuple[int, int, int]]) -> None:
+        self.tensors = tensors
+        self.parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        place, first, rows = self.parts[name]
+        return self.tensors[place].narrow(0, first, rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
 
 
 class Weights:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from unrolled.cell import Cell
+from unrolled.cell import Cell, Stacked
 from unrolled.compile.engine import host_cannot
 from unrolled.compile.recurrence import recur
 from unrolled.errors import BackendError, InputError
@@ -80,15 +80,16 @@ def scan(
 
 def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str | None:
     """Why compiled kernels cannot run this, or None if they can."""
-    tensors = [x, *state.values(), *parameters.values()]
+    learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
+    tensors = [x, *state.values(), *learned]
     if torch.compiler.is_compiling():
         return "torch.compile is tracing"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func is at work"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
-    if elsewhere := next((t.device for t in tensors if t.device.type != "cpu"), None):
-        return f"a tensor is on {elsewhere}"
+    if elsewhere := [t.device for t in tensors if not t.is_cpu]:
+        return f"a tensor is on {elsewhere[0]}"
     dtypes = {t.dtype for t in tensors if t is not x or x.is_floating_point()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"

@@ -116,7 +116,7 @@ class Recurrence(torch.autograd.Function):
         results = []
         for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True):
             d = None
-            if name in shapes and (needed or not name.startswith("parameter")):
+            if f"d_{name}" in plan.tensors or (needed and name in shapes):
                 make = torch.zeros if name in prepared.idle else torch.empty
                 d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype)
             results.append(d if needed else None)
@@ -167,13 +167,15 @@ def recur(
     """The outputs (T, B, W) and final states of a cell's graph over a sequence, by compiled code."""
     states = [state[name] for name in graph.states]
     loop = loop_of(graph, states[0].dtype)
-    found = [parameters.get(name) for name in loop.parameters]
-    stacked = parameters if isinstance(parameters, Stacked) else None
-    tensors = stacked.tensors if stacked else [t for t in found if t is not None]
+    if isinstance(parameters, Stacked):
+        tensors, names = list(parameters.tensors), id(parameters.parts)
+    else:
+        tensors = [parameters[name] for name in loop.parameters if name in parameters]
+        names = 0 if len(tensors) == len(loop.parameters) else tuple(parameters)
+    learning = any(t.requires_grad for t in tensors)
     key = (
-        x.shape, x.dtype, x.requires_grad, reverse, torch.get_num_threads(), stacked is None,
-        *(s.shape for s in states), *(t.shape for t in tensors), *(t is None for t in found),
-        any(t.requires_grad for t in tensors),
+        x.shape, x.dtype, x.requires_grad, learning, reverse, torch.get_num_threads(), names,
+        *(t.shape for t in (*states, *tensors)),
     )  # fmt: skip
     prepared = loop.prepared.get(key)
     if prepared is None:
@@ -186,11 +188,11 @@ def recur(
             read = {graph.inputs[0]: x}
             given = [loop.whole.run_to(k, read, parameters).contiguous() for k in loop.given]
     x = x.contiguous() if x.is_floating_point() else x.long().contiguous()
-    arguments = [x, *given, *(s.contiguous() for s in states), *(t.contiguous() for t in tensors)]
-    if any(t is None for t in found):  # a cell without biases is the cell with biases of 0
+    arguments = [x, *given, *(t.contiguous() for t in (*states, *tensors))]
+    if len(arguments) < len(prepared.names):  # a cell without biases is the cell with biases of 0
         width = max(prepared.sizes.widths.values())
         arguments.append(states[0].new_zeros(width))
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in arguments)
+    save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
     y, *ends = Recurrence.apply(prepared, save, *arguments)  # type: ignore[no-untyped-call]
     return y, dict(zip(graph.states, ends, strict=True))
 

@@ -257,8 +257,7 @@ def product(e: _Job) -> None:
     to = e.at(to, e.integer_of("mul", e.if_whole("to whole", begin), to_row))
     block = 8 * ROWS
     blocks = e.integer_of("udiv", e.integer_of("add", count, block - 1), block)
-    everything = e.integer_of("mul", e.integer_of("add", panels, e.word("rest panels")), blocks)
-    first, end = e.share(everything)
+    first, end = _items(e, panels, blocks)
 
     def item(k: str, _: list[str]) -> list[str]:
         panel = e.integer_of("udiv", k, blocks)
@@ -284,6 +283,22 @@ def _call_strip(e: _Job, wide: str, rows: str, row: str, step: str, panel: str, 
         f"call void @strip(ptr {rows}, i64 {row}, i64 {step}, ptr {panel}, i64 {width}, ptr {to}, "
         f"i64 {to_row}, i64 {left}, i64 {add}, i64 {count}, i1 {wide})"
     )
+
+
+def _items(e: _Job, panels: str, blocks: str) -> tuple[str, str]:
+    """This worker's part of all pairs of a panel and a block, by panel; a wide panel is the work of several
+    narrow ones."""
+    wide = e.integer_of("mul", panels, blocks)
+    cost = e.integer_of("mul", wide, GROUP)
+    narrow = e.integer_of("mul", e.word("rest panels"), blocks)
+    first, end = e.share(e.integer_of("add", cost, narrow))
+
+    def item(at: str) -> str:
+        up = e.integer_of("udiv", e.integer_of("add", at, GROUP - 1), GROUP)
+        beyond = e.integer_of("add", wide, e.integer_of("sub", at, cost))
+        return e.choose(e.emit(f"icmp slt i64 {at}, {cost}"), up, beyond, "i64")
+
+    return item(first), item(end)
 
 
 def _panel(e: _Job, panel: str, whole: str) -> tuple[str, str]:
@@ -363,8 +378,7 @@ def sum_products(e: _Job) -> None:
     is_first = e.choose(backwards, at_end, at_start, "i1")
     add = e.choose(is_first, e.word("again"), "1", "i64")
     groups = e.vectors(units)
-    everything = e.integer_of("mul", e.integer_of("add", panels, e.word("rest panels")), groups)
-    first, end = e.share(everything)
+    first, end = _items(e, panels, groups)
 
     def item(k: str, _: list[str]) -> list[str]:
         panel = e.integer_of("udiv", k, groups)

@@ -80,6 +80,11 @@ class RecurrentStack(nn.Module):
         """The cell's parameters by gate name for one layer and direction, such as "l0" or "l1_reverse"."""
         raise NotImplementedError
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are."""
+        return next(self.parameters()).dtype
+
     def initial_state(self, batch: int, like: Tensor | None = None) -> dict[str, Tensor]:
         """The state before the first step, by name, each (layers * directions, B, H)."""
         like = like if like is not None else next(self.parameters())
@@ -87,6 +92,17 @@ class RecurrentStack(nn.Module):
             name: like.new_full((len(self.suffixes), batch, size), self.cell.graph.initial.get(name, 0.0))
             for name, size in self.state_sizes.items()
         }
+
+    def _initial_rows(self, x: Tensor) -> dict[str, Tensor]:
+        """The initial state of one layer and direction for an input (T, B, ...); equal ones are one tensor."""
+        made: dict[tuple[int, float], Tensor] = {}
+        found = {}
+        for name, size in self.state_sizes.items():
+            value = self.cell.graph.initial.get(name, 0.0)
+            if (size, value) not in made:
+                made[size, value] = torch.full((x.shape[1], size), value, dtype=self.dtype, device=x.device)
+            found[name] = made[size, value]
+        return found
 
     def run(self, x: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run all layers.
@@ -113,7 +129,7 @@ class RecurrentStack(nn.Module):
         elif self.batch_first:
             x = x.transpose(0, 1)
         given = self._check_state(state, x.shape[1], batched) if state is not None else None
-        start = given or self.initial_state(x.shape[1], next(self.parameters()))
+        initial = {} if given else self._initial_rows(x)
         finals: list[dict[str, Tensor]] = []
         for layer in range(self.num_layers):
             if layer and self.dropout:
@@ -124,7 +140,7 @@ class RecurrentStack(nn.Module):
                 y, final = scan(
                     self.cell,
                     x,
-                    {name: value[place] for name, value in start.items()},
+                    {name: value[place] for name, value in given.items()} if given else initial,
                     self.parameters_of(self.suffixes[place]),
                     reverse=bool(reverse),
                     backend=self.backend,
@@ -132,7 +148,10 @@ class RecurrentStack(nn.Module):
                 outputs.append(y)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
-        end = {name: torch.stack([final[name] for final in finals]) for name in self.cell.states}
+        end = {
+            name: torch.stack([f[name] for f in finals]) if finals[1:] else finals[0][name].unsqueeze(0)
+            for name in self.cell.states
+        }
         if not batched:
             return x.squeeze(1), {name: value.squeeze(1) for name, value in end.items()}
         return x.transpose(0, 1) if self.batch_first else x, end
@@ -147,11 +166,10 @@ class RecurrentStack(nn.Module):
             raise InputError(f"x has {x.shape[-1]} features in its last axis, expected {self.input_size}")
         if not x.numel() and 0 in x.shape[: 2 if axes == 3 else 1]:
             raise InputError(f"x has shape {tuple(x.shape)}: a sequence needs at least one step and one row")
-        dtype = next(self.parameters()).dtype
-        if not tokens and x.dtype != dtype:
+        if not tokens and x.dtype != (dtype := self.dtype):
             raise InputError(f"x is {x.dtype}, but the layer is {dtype}; use x.to({dtype})")
         if tokens:
-            low, high = int(x.min()), int(x.max())
+            low, high = map(int, x.aminmax())
             if low < 0 or high >= self.input_size:
                 raise InputError(
                     f"token numbers go from 0 to {self.input_size - 1}, but x has {low if low < 0 else high}"
@@ -172,7 +190,7 @@ class RecurrentStack(nn.Module):
                 raise InputError(
                     f"state {name!r} is a {type(state[name]).__name__}, expected a tensor {shape}"
                 )
-            if state[name].dtype != (dtype := next(self.parameters()).dtype):
+            if state[name].dtype != (dtype := self.dtype):
                 raise InputError(f"state {name!r} is {state[name].dtype}, but the layer is {dtype}")
             if tuple(state[name].shape) != shape:
                 raise InputError(f"state {name!r} has shape {tuple(state[name].shape)}, expected {shape}")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.cell import Cell
+from unrolled.cell import Cell, Stacked
 from unrolled.cells import gru, lstm, rnn
 from unrolled.errors import InputError
 from unrolled.nn.stack import RecurrentStack
@@ -76,21 +77,46 @@ class _TorchLayer(RecurrentStack):
         for tensor in self.parameters():
             nn.init.uniform_(tensor, -bound, bound)
 
-    def parameters_of(self, suffix: str) -> dict[str, Tensor]:
-        def rows(name: str, gates: tuple[str, ...]) -> dict[str, Tensor]:
-            stacked: Tensor = getattr(self, f"{name}_{suffix}")
-            return dict(zip(gates, stacked.chunk(len(gates)), strict=True))
-
-        found = {f"{gate}.x": matrix for gate, matrix in rows("weight_ih", self.x_gates).items()}
-        found |= {f"{gate}.h": matrix for gate, matrix in rows("weight_hh", self.h_gates).items()}
+    def parameters_of(self, suffix: str) -> Stacked:
+        own = self._parameters
+        tensors = [own[f"weight_ih_{suffix}"], own[f"weight_hh_{suffix}"]]
         if self.proj_size:
-            found["r.h"] = getattr(self, f"weight_hr_{suffix}")
+            tensors.append(own[f"weight_hr_{suffix}"])
         if self.bias:
-            x_bias, h_bias = rows("bias_ih", self.x_gates), rows("bias_hh", self.h_gates)
-            for gate in x_bias | h_bias:
-                both = [bias[gate] for bias in (x_bias, h_bias) if gate in bias]
-                found[f"{gate}.bias"] = both[0] if len(both) == 1 else both[0] + both[1]
-        return found
+            x_bias, h_bias = own[f"bias_ih_{suffix}"], own[f"bias_hh_{suffix}"]
+            assert x_bias is not None and h_bias is not None
+            if self.x_gates == self.h_gates:
+                tensors.append(x_bias + h_bias)
+            else:  # gates with a bias of their own for x and h come last
+                rows = self._shared * self.hidden_size
+                tensors += [x_bias[:rows] + h_bias[:rows], x_bias[rows:], h_bias[rows:]]
+        return Stacked(tuple(tensors), self._parts)
+
+    @property
+    def _shared(self) -> int:
+        """How many gates add up their two biases."""
+        return sum(x == h for x, h in zip(self.x_gates, self.h_gates, strict=True))
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[int, int, int]]:
+        """Which rows of which tensor belong to a gate."""
+        H = self.hidden_size
+        stacks = [("x", self.x_gates, H), ("h", self.h_gates, H)]
+        if self.proj_size:
+            stacks.append(("h", ("r",), self.proj_size))
+        if self.bias:
+            stacks.append(("bias", self.x_gates[: self._shared], H))
+            if self.x_gates != self.h_gates:
+                stacks += [("bias", gates[self._shared :], H) for gates in (self.x_gates, self.h_gates)]
+        return {
+            f"{gate}.{source}": (place, k * rows, rows)
+            for place, (source, gates, rows) in enumerate(stacks)
+            for k, gate in enumerate(gates)
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._parameters["weight_hh_l0"].dtype  # type: ignore[union-attr]
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.bias else ", bias=False")
