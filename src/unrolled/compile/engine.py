@@ -1,4 +1,4 @@
-"""Machine code in this process: LLVM IR in, a function that a team of threads runs out."""
+"""Machine code in this process: LLVM IR or an object in, a function that a team of threads runs out."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_in_child)
 
 
-def host() -> Any:
-    """A target machine for this processor; an engine takes it over, so each needs its own."""
+def _prepare() -> None:
+    """Make LLVM ready for this processor, and tell it what kernels call."""
     if "gomp" not in _state:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        _state["gomp"] = ctypes.CDLL(str(_gomp()))
+        gomp = ctypes.CDLL(str(_gomp()))
         for name in ("omp_get_thread_num", "omp_get_num_threads"):
-            llvm.add_symbol(name, ctypes.cast(getattr(_state["gomp"], name), ctypes.c_void_p).value)
-    return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
-    )
+            llvm.add_symbol(name, ctypes.cast(getattr(gomp, name), ctypes.c_void_p).value)
+        _state["gomp"] = gomp
+
+
+@lru_cache
+def processor() -> tuple[str, str]:
+    """The name of this processor and what it can do, as LLVM writes them."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
 def host_cannot() -> str | None:
@@ -100,23 +104,48 @@ define void @team(ptr %context) {
 """
 
 
-class Program:
-    """A compiled kernel."""
+def _compile(text: str) -> bytes:
+    """The object file, made for this processor, of a kernel's text."""
+    name, features = processor()
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features, opt=3)
+    module = llvm.parse_assembly(text + _TEAM)
+    module.verify()
+    # The text is in its final form: loops are tiled and unrolled where they should be.
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
+    options.loop_unrolling = False
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))
 
-    def __init__(self, text: str) -> None:
+
+def _engine_of(code: bytes) -> Any:
+    """An engine that holds an object file.
+
+    The engine takes the object for the compiled form of an empty module. Adding the object beside that
+    module (`add_object_file`) would be four times as slow, for then the module is compiled as well. No code
+    is generated, so any target machine will do; an engine takes it over, so each needs its own.
+    """
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.set_object_cache(getbuffer_func=lambda module: code)
+    engine.finalize_object()
+    return engine
+
+
+class Program:
+    """A compiled kernel.
+
+    Made from its text, or from the `code` of an earlier program: an object file for this processor. LLVM
+    ends the process over a damaged one.
+    """
+
+    def __init__(self, source: str | bytes) -> None:
         with LOCK:
-            machine = host()
-            module = llvm.parse_assembly(text + _TEAM)
-            module.verify()
-            # The text is in its final form: loops are tiled and unrolled where they should be.
-            options = llvm.create_pipeline_tuning_options(speed_level=1)
-            options.loop_unrolling = False
-            options.loop_vectorization = False
-            options.slp_vectorization = False
-            builder = llvm.create_pass_builder(machine, options)
-            builder.getModulePassManager().run(module, builder)
-            self._engine = llvm.create_mcjit_compiler(module, machine)
-            self._engine.finalize_object()
+            _prepare()
+            self.code = _compile(source) if isinstance(source, str) else source
+            self._engine = _engine_of(self.code)
             self._team = self._engine.get_function_address("team")
             self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address("alone"))
             self._parallel = _state["gomp"].GOMP_parallel
