@@ -18,7 +18,8 @@ VERSION = ""
 
 APART = {
     "errors": set(),
-    "data": {"errors"},
+    "data": {"errors", "folders"},
+    "folders": {"errors"},
     "options": {"errors"},
     "formula": {"errors", "graph"},
     "report": {"errors", "graph", "cell", "formula", "records"},
@@ -29,6 +30,7 @@ APART = {
 EXTRA = {
     "cell": {"options"},
     "cells": {"options"},
+    "compile": {"folders"},
     "train": {"options"},
     "tasks": {"data", VERSION},
     "cli": APART.keys() | {VERSION},

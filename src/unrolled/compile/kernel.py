@@ -43,13 +43,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The text of a kernel, and the words of its context by name.
+    """The words of a kernel's context by name, and how it finds what it reads and writes.
 
     The words are those of each address, as in `h pointer`, and `width W` for each width symbol, `vector NAME`,
     `panel S` for stage S, and `sum NAME`.
     """
 
-    text: str
     words: Mapping[str, int]
     addresses: Mapping[str, Address]
 
@@ -63,8 +62,8 @@ def print_kernel(
     sums: Mapping[str, list[int]],
     scalar: str,
     lanes: int,
-) -> Kernel:
-    """The kernel of a scheduled step.
+) -> tuple[str, Kernel]:
+    """The text of a scheduled step's kernel, and what its context holds.
 
     Args:
         names: where a stored node lives, by node; a read lives under its own name.
@@ -92,7 +91,7 @@ class _Printer:
     functions: list[str] = field(default_factory=list)
     intrinsics: set[str] = field(default_factory=set)
 
-    def kernel(self) -> Kernel:
+    def kernel(self) -> tuple[str, Kernel]:
         for number, stage in enumerate(self.stages):
             e = Emitter(self.scalar, self.lanes)
             _StagePrinter(self, e, number, stage).print()
@@ -100,7 +99,8 @@ class _Printer:
             self._function(e, f"internal void @stage_{number}({arguments})")
         self._steps()
         meet = "declare void @meet(ptr, i64)"
-        return Kernel("\n".join((*sorted(self.intrinsics), meet, *self.functions)), self.words, self.used)
+        text = "\n".join((*sorted(self.intrinsics), meet, *self.functions))
+        return text, Kernel(self.words, self.used)
 
     def _function(self, e: Emitter, signature: str) -> None:
         self.functions.append("\n".join((f"define {signature} {ATTRIBUTES} {{", *e.lines, "}")))
@@ -249,7 +249,9 @@ class _StagePrinter:
         vectors = self.printer.vectors(e, self.stage.width)
         whole = e.integer_of("mul", e.integer_of("udiv", vectors, self.wide), self.wide)
         first_narrow = e.larger("%left", whole)
-        wide_tiles = e.integer_of("udiv", e.larger(e.integer_of("sub", e.smaller(whole, "%right"), "%left"), "0"), self.wide)
+        wide_tiles = e.integer_of(
+            "udiv", e.larger(e.integer_of("sub", e.smaller(whole, "%right"), "%left"), "0"), self.wide
+        )
         narrow_tiles = e.larger(e.integer_of("sub", "%right", first_narrow), "0")
 
         def tile(k: str, _: list[str]) -> list[str]:
@@ -306,9 +308,7 @@ class _StagePrinter:
         values = [e.splat(0.0)] * (len(self.stage.destinations) * vectors * rows)
         for operand in self.stage.operands:
             users, width = self._users(operand), self.widths[operand]
-            sources = [
-                self._at(self._name(operand), e.integer_of("add", row, r), "0") for r in range(rows)
-            ]
+            sources = [self._at(self._name(operand), e.integer_of("add", row, r), "0") for r in range(rows)]
             step = len(users) * vectors * lanes
             mine = [(k * vectors + v) * rows + r for k in users for v in range(vectors) for r in range(rows)]
             start = [values[k] for k in mine]

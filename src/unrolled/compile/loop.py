@@ -8,14 +8,15 @@ scheduled, derived, printed and compiled for a cell and a precision.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
+from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.derive import Adjoint, derive
-from unrolled.compile.engine import LOCK, Program, Routines, lanes_of
+from unrolled.compile.engine import LOCK, TEAM, Program, Team, lanes_of
 from unrolled.compile.kernel import Address, Kernel, print_kernel
 from unrolled.compile.routines import print_routines
 from unrolled.compile.schedule import Stage, schedule
@@ -96,7 +97,9 @@ class Loop:
         self.handed_on = graph.outputs[0] if graph.outputs else graph.states[0]
         used = {n.name for n in self.step.nodes if n.kind in ("product", "vector")}
         self.parameters = tuple(
-            name for name in graph.parameters if name in used or name in {nodes[k].name for k in self.projected}
+            name
+            for name in graph.parameters
+            if name in used or name in {nodes[k].name for k in self.projected}
         )
         self.width_of = {n.name: n.width for n in (*self.whole.nodes, *self.step.nodes) if n.name}
         self.prepared: dict[Any, Any] = {}  # what `recurrence` keeps for each set of sizes
@@ -110,8 +113,9 @@ class Loop:
         return self.vectors(size) * self.lanes
 
     @cached_property
-    def routines(self) -> Routines:
-        return routines_of(self.scalar)
+    def team(self) -> Team:
+        """What carries out the jobs of a plan."""
+        return team_of(self.scalar)
 
     # What the backward pass reads
 
@@ -163,7 +167,9 @@ class Loop:
     def reads(self) -> frozenset[str]:
         """What the backward pass reads of the forward pass: by the adjoint, or as an operand of a matrix."""
         named = {n.name for n in self.adjoint.step.nodes if n.kind == "read"}
-        return frozenset(named | {self.operand(k) for pairs in self.adjoint.matrices.values() for _, k in pairs})
+        return frozenset(
+            named | {self.operand(k) for pairs in self.adjoint.matrices.values() for _, k in pairs}
+        )
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -208,6 +214,13 @@ class Loop:
     ) -> Compiled:
         """Schedule, print and compile; nodes that go nowhere else live under `own K`."""
         stages = schedule(step, saved)
+        kind = f"{own} {' '.join(map(str, saved))}"
+        key = key_of(self.graph.key, self.scalar, kind, *(f"{n} {a}" for n, a in sorted(addresses.items())))
+        _ = self.team  # a kernel calls its routines, so they are there first
+        if (found := load(key)) is not None:
+            code, facts = found
+            kernel = Kernel(facts["words"], {name: Address(*a) for name, a in facts["addresses"].items()})
+            return Compiled(kernel, Program(code), stages, step)
         names: dict[int, str] = {}
         more: list[tuple[str, int]] = []
         for place, k in written.items():
@@ -219,9 +232,14 @@ class Loop:
             for k in stage.wanted:
                 if step.nodes[k].kind != "read":
                     names.setdefault(k, f"{own} {k}")
-        kernel = print_kernel(step, stages, names, more, addresses, sums, self.scalar, self.lanes)
-        _ = self.routines  # a kernel calls them, so they are there first
-        return Compiled(kernel, Program(kernel.text), stages, step)
+        text, kernel = print_kernel(step, stages, names, more, addresses, sums, self.scalar, self.lanes)
+        program = Program(text)
+        store(
+            key,
+            program.code,
+            {"words": kernel.words, "addresses": {n: astuple(a) for n, a in kernel.addresses.items()}},
+        )
+        return Compiled(kernel, program, stages, step)
 
     @cached_property
     def forward(self) -> Compiled:
@@ -279,7 +297,9 @@ class Loop:
             addresses[f"new {name}"] = Address("whole", "", padded)
             addresses[f"carry {name}"] = Address("last", "first")
             addresses[f"next {name}"] = Address("now")
-        addresses[f"new {self.handed_on}"] = addresses[f"upstream {self.handed_on}"] = Address("whole", "", False)
+        addresses[f"new {self.handed_on}"] = addresses[f"upstream {self.handed_on}"] = Address(
+            "whole", "", False
+        )
         for k in (*self.direct, *self.given):
             if f"d_before {k}" in results:
                 addresses[f"d_before {k}"] = Address("whole", "", False)
@@ -302,7 +322,12 @@ def loop_of(graph: Graph, dtype: torch.dtype) -> Loop:
 
 
 @lru_cache
-def routines_of(scalar: str) -> Routines:
-    """The jobs of a precision."""
+def team_of(scalar: str) -> Team:
+    """The routines of a precision, and the threads that run them."""
     with LOCK:
-        return Routines(print_routines(scalar, lanes_of(scalar)))
+        key = key_of("routines", scalar)
+        if (found := load(key)) is not None:
+            return Team(Program(found[0]))
+        program = Program(print_routines(scalar, lanes_of(scalar)) + TEAM)
+        store(key, program.code, {})
+        return Team(program)

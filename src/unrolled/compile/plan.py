@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrolled.compile.kernel import Address
 from unrolled.compile.loop import Compiled, Loop
@@ -73,7 +72,7 @@ class Plan:
         T, B = sizes.T, sizes.B
         largest = max(sizes.widths.values())
         self.workers = 1 if T * B * largest * largest < SMALL else sizes.threads
-        by_units = self.workers > 1 and B < FEW * self.workers
+        by_units = self.workers > 1 and FEW * self.workers > B
         if not by_units:
             self.workers = min(self.workers, B)
         self.chunk = min(T, max(1, -(-CHUNK // B)))
@@ -223,7 +222,12 @@ class Plan:
         begin = 0
         for k, rows in zip(loop.projected, heights, strict=True):
             name = loop.whole.nodes[k].name
-            places: dict[str, int] = {"step": GROUP * lanes, "rest_step": lanes, "column": 0, "rest_column": 0}
+            places: dict[str, int] = {
+                "step": GROUP * lanes,
+                "rest_step": lanes,
+                "column": 0,
+                "rest_column": 0,
+            }
             if transposed:
                 places |= {"column": begin * GROUP * lanes, "rest_column": begin * lanes}
             self._pack(
@@ -271,7 +275,7 @@ class Plan:
 
     def finish(self) -> None:
         """Write the lists into the context."""
-        addresses = {name: self.loop.routines.address(f"job_{name}") for name in JOBS}
+        addresses = {name: self.loop.team.address(f"job_{name}") for name in JOBS}
         for when, jobs in self._lists.items():
             self._words[HEADER[when]] = len(self._words)
             for name, words in jobs:
@@ -299,7 +303,7 @@ class Plan:
         context = self._context.copy()
         begins = np.array([tensors[name].data_ptr() for name in self.tensors], dtype=np.int64)
         context[self._where] = begins[self._which] + self._offset
-        self.loop.routines.run(context, self.workers)
+        self.loop.team.run(context, self.workers)
         return bool(context[HEADER["fault"]])
 
 
@@ -323,7 +327,9 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         at, row = _end(plan, f"new {name}")
-        plan.job("end", "copy", source=at, source_row=row, to=At(f"end {name}"), to_row=width, rows=B, width=width)
+        plan.job(
+            "end", "copy", source=at, source_row=row, to=At(f"end {name}"), to_row=width, rows=B, width=width
+        )
     plan.meet("begin")
     plan.meet("before")
     plan.finish()
@@ -443,7 +449,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         plan.job(
             "after", "product", operand=At("work", columns), operand_row=row, width=plan.projected_row,
             panels=panels, rest_panels=rest, columns=plan.input_width, weights=weights, to=At("d_x"),
-            to_row=plan.input_width, operand_whole=0, to_whole=1, 
+            to_row=plan.input_width, operand_whole=0, to_whole=1,
             add=int(any(f"d_before {k}" in loop.adjoint.step.results for k in loop.direct)),
         )  # fmt: skip
     if sizes.needs_parameters:

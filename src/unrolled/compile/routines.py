@@ -123,7 +123,10 @@ def copy(e: _Job) -> None:
 
     def row(r: str, _: list[str]) -> list[str]:
         _copy_row(
-            e, e.at(source, e.integer_of("mul", r, source_row)), e.at(to, e.integer_of("mul", r, to_row)), width
+            e,
+            e.at(source, e.integer_of("mul", r, source_row)),
+            e.at(to, e.integer_of("mul", r, to_row)),
+            width,
         )
         return []
 
@@ -159,7 +162,9 @@ def pack(e: _Job) -> None:
     words = {
         name: e.word(name) for name in ("first", "panel", "step", "column", "rest panel", "rest step", "rest column")
     }  # fmt: skip
-    all_lanes = e.choose(e.emit(f"icmp ne i64 {e.word('add')}, 0"), "splat (i1 true)", "zeroinitializer", e.mask)
+    all_lanes = e.choose(
+        e.emit(f"icmp ne i64 {e.word('add')}, 0"), "splat (i1 true)", "zeroinitializer", e.mask
+    )
     side_by_side = e.emit(f"icmp eq i64 {unit_step}, 1")
     begin, end = e.share(e.vectors(units))
 
@@ -173,7 +178,7 @@ def pack(e: _Job) -> None:
         offset = e.integer_of("add", offset, within)
         other = e.integer_of("add", e.integer_of("mul", beyond, words["rest panel"]), words["rest column"])
         base = e.choose(in_rest, e.at(rest, other), e.at(to, offset), "ptr")
-        step = e.choose(in_rest, words['rest step'], words['step'], "i64")
+        step = e.choose(in_rest, words["rest step"], words["step"], "i64")
         first_unit = e.integer_of("mul", v, e.lanes)
         mask = e.left(units, v)
         source = e.at(weights, e.integer_of("mul", first_unit, unit_step))
@@ -462,7 +467,9 @@ def turn(e: _Job) -> None:
             k0 = e.integer_of("mul", b, e.lanes)
             last = e.integer_of("sub", words, 1)
             rows = [
-                e.load(e.at(source, e.integer_of("mul", e.smaller(e.integer_of("add", k0, j), last), table_row)))
+                e.load(
+                    e.at(source, e.integer_of("mul", e.smaller(e.integer_of("add", k0, j), last), table_row))
+                )
                 for j in range(e.lanes)
             ]
             some = e.left(words, b)
@@ -530,9 +537,7 @@ def print_routines(scalar: str, lanes: int) -> str:
     return "\n".join((*sorted(intrinsics), *functions, _DRIVE))
 
 
-_TILE = (
-    "ptr %rows, i64 %row, i64 %step, ptr %panel, i64 %width, ptr %to, i64 %to_row, i64 %left, i64 %add"
-)
+_TILE = "ptr %rows, i64 %row, i64 %step, ptr %panel, i64 %width, ptr %to, i64 %to_row, i64 %left, i64 %add"
 
 
 def _tile(e: Emitter, rows: int, vectors: int) -> None:

@@ -63,7 +63,9 @@ def pieces(
         one_more = e.emit(f"icmp slt i64 {k}, {higher}")
         rows = e.integer_of("add", height, e.emit(f"zext i1 {one_more} to i64"))
         first = e.integer_of("add", e.integer_of("mul", k, height), e.smaller(k, higher))
-        which = e.integer_of("add", rows, e.choose(is_wide, "0", str(ROWS), "i64")) if len(kinds) > 1 else rows
+        which = (
+            e.integer_of("add", rows, e.choose(is_wide, "0", str(ROWS), "i64")) if len(kinds) > 1 else rows
+        )
         labels = [(n, v, e.name("h")) for v in kinds for n in range(1, ROWS + 1)]
         after = e.name("h")
         cases = " ".join(f"i64 {k}, label %{label}" for k, (_, _, label) in enumerate(labels, 1))

@@ -1,12 +1,12 @@
 """Texts: read one, number its characters, cut it into chunks, and know what counting alone achieves."""
 
-from unrolled.data.cache import cache_folder
 from unrolled.data.library import Status, fetch, load, resolve_text, status
 from unrolled.data.ngram import KneserNey, baselines, unigram_bits
 from unrolled.data.sources import SOURCES, Source
 from unrolled.data.streams import Streams, held_out
 from unrolled.data.text import read_text, split
 from unrolled.data.vocabulary import Vocabulary
+from unrolled.folders import cache_folder
 
 __all__ = [
     "SOURCES",
