@@ -244,7 +244,7 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_forked_child_computes_the_same() -> None:
-    # In a process of its own: threads that are just ending, after other tests' larger teams, can hold MKL's lock.
+    # In a process of its own: threads that are just ending, those of other tests, can hold MKL's lock.
     assert subprocess.run([sys.executable, "-c", FORKED], timeout=300).returncode == 0
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import llvmlite.binding as llvm
-import numpy as np
-import numpy.typing as npt
 import torch
 
 LOCK: Final = threading.RLock()
@@ -30,15 +28,20 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_in_child)
 
 
-def _prepare() -> None:
-    """Make LLVM ready for this processor, and tell it what kernels call."""
-    if "gomp" not in _state:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        gomp = ctypes.CDLL(str(_gomp()))
-        for name in ("omp_get_thread_num", "omp_get_num_threads"):
-            llvm.add_symbol(name, ctypes.cast(getattr(gomp, name), ctypes.c_void_p).value)
-        _state["gomp"] = gomp
+def forked() -> bool:
+    """Whether this process was forked, so that the threads of the one before are not there."""
+    return "forked" in _state
+
+
+@lru_cache
+def gomp() -> Any:
+    """The OpenMP library that torch has loaded; LLVM is then ready, and knows what kernels call of it."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    library = ctypes.CDLL(str(_gomp()))
+    for name in ("omp_get_thread_num", "omp_get_num_threads"):
+        llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
+    return library
 
 
 @lru_cache
@@ -66,42 +69,6 @@ def lanes_of(scalar: str) -> int:
     features = llvm.get_host_cpu_features()
     bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
     return bits // {"float": 32, "double": 64}[scalar]
-
-
-# Kernels run with denormals flushed to zero (bits 6 and 15 of the control register), which is put back after.
-TEAM: Final = """
-declare void @llvm.x86.sse.stmxcsr(ptr)
-declare void @llvm.x86.sse.ldmxcsr(ptr)
-declare i32 @omp_get_thread_num()
-declare i32 @omp_get_num_threads()
-
-define internal void @share(ptr %context, i32 %number, i32 %size) {
-  %before = alloca i32
-  %inside = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %before)
-  %old = load i32, ptr %before
-  %new = or i32 %old, 32832
-  store i32 %new, ptr %inside
-  call void @llvm.x86.sse.ldmxcsr(ptr %inside)
-  %worker = sext i32 %number to i64
-  %workers = sext i32 %size to i64
-  call void @entry(ptr %context, i64 %worker, i64 %workers)
-  call void @llvm.x86.sse.ldmxcsr(ptr %before)
-  ret void
-}
-
-define void @alone(ptr %context) {
-  call void @share(ptr %context, i32 0, i32 1)
-  ret void
-}
-
-define void @team(ptr %context) {
-  %number = call i32 @omp_get_thread_num()
-  %size = call i32 @omp_get_num_threads()
-  call void @share(ptr %context, i32 %number, i32 %size)
-  ret void
-}
-"""
 
 
 def _compile(text: str) -> bytes:
@@ -143,30 +110,10 @@ class Program:
 
     def __init__(self, source: str | bytes) -> None:
         with LOCK:
-            _prepare()
+            gomp()
             self.code = _compile(source) if isinstance(source, str) else source
             self._engine = _engine_of(self.code)
 
     def address(self, name: str) -> int:
         """Where a function is."""
         return int(self._engine.get_function_address(name))
-
-
-class Team:
-    """Torch's own threads, carrying out contexts with the routines of a program."""
-
-    def __init__(self, routines: Program) -> None:
-        self.address = routines.address
-        llvm.add_symbol("meet", routines.address("meet"))
-        self._team = routines.address("team")
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(routines.address("alone"))
-        self._parallel = _state["gomp"].GOMP_parallel
-        self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        self._routines = routines  # its code is in use
-
-    def run(self, context: npt.NDArray[np.int64], workers: int) -> None:
-        """Run on this many of torch's own threads; in a forked child, where they are gone, on this one."""
-        if workers == 1 or "forked" in _state:
-            self._alone(context.ctypes.data)
-        else:
-            self._parallel(self._team, context.ctypes.data, workers, 0)

@@ -5,7 +5,7 @@
         pointwise work on them, then stores
 
 Workers share the rows, or, where there are few, the units; then they meet before a product reads what others
-have written. Sizes are read at run time from the context, whose first words are those of `routines.HEADER`.
+have written. Sizes are read at run time from the context, whose first words are those of `jobs.HEADER`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from unrolled.compile.emit import Emitter
+from unrolled.compile.emit import ATTRIBUTES, Emitter
+from unrolled.compile.jobs import FIRST, HEADER
 from unrolled.compile.mathematics import FUNCTIONS
-from unrolled.compile.routines import ATTRIBUTES, FIRST, GROUP, HEADER
 from unrolled.compile.schedule import Stage, levels
 from unrolled.compile.step import Step
-from unrolled.compile.tile import ROWS, accumulate, pieces
+from unrolled.compile.tile import GROUP, ROWS, accumulate, pieces
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Address:
 class Kernel:
     """The words of a kernel's context by name, and how it finds what it reads and writes.
 
-    The words are those of each address, as in `h pointer`, and `width W` for each width symbol, `vector NAME`,
-    `panel S` for stage S, and `sum NAME`.
+    The words are those of each address, as in `h pointer`, and `width W` for each width symbol,
+    `vector NAME`, `panel S` for stage S, and `sum NAME`.
     """
 
     words: Mapping[str, int]
@@ -74,6 +74,9 @@ def print_kernel(
     return _Printer(step, stages, names, list(written), addresses, sums, scalar, lanes).kernel()
 
 
+_STAGE = "ptr %context, i64 %s, i64 %origin, i64 %first, i64 %count, i64 %left, i64 %right, i64 %worker"
+
+
 @dataclass
 class _Printer:
     """The arguments of `print_kernel`, and what was printed so far."""
@@ -95,8 +98,7 @@ class _Printer:
         for number, stage in enumerate(self.stages):
             e = Emitter(self.scalar, self.lanes)
             _StagePrinter(self, e, number, stage).print()
-            arguments = "ptr %context, i64 %s, i64 %origin, i64 %first, i64 %count, i64 %left, i64 %right, i64 %worker"
-            self._function(e, f"internal void @stage_{number}({arguments})")
+            self._function(e, f"internal void @stage_{number}({_STAGE})")
         self._steps()
         meet = "declare void @meet(ptr, i64)"
         text = "\n".join((*sorted(self.intrinsics), meet, *self.functions))
@@ -153,8 +155,9 @@ class _Printer:
                     written.clear()
                 written |= set(stage.wanted)
                 v0, v1 = ranges[stage.width]
+                rows = f"i64 {first}, i64 {count}"
                 e.do(
-                    f"call void @stage_{number}(ptr %context, i64 {s}, i64 %origin, i64 {first}, i64 {count}, "
+                    f"call void @stage_{number}(ptr %context, i64 {s}, i64 %origin, {rows}, "
                     f"i64 {v0}, i64 {v1}, i64 %worker)"
                 )
             return []

@@ -7,20 +7,20 @@ scheduled, derived, printed and compiled for a cell and a precision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.derive import Adjoint, derive
-from unrolled.compile.engine import LOCK, TEAM, Program, Team, lanes_of
+from unrolled.compile.engine import LOCK, Program, lanes_of
 from unrolled.compile.kernel import Address, Kernel, print_kernel
-from unrolled.compile.routines import print_routines
 from unrolled.compile.schedule import Stage, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
+from unrolled.compile.team import Team, team_of
 from unrolled.graph import Graph
 
 SCALARS = {torch.float32: "float", torch.float64: "double"}
@@ -132,7 +132,7 @@ class Loop:
         asked = {n.name for n in derive(step, everything, arriving).step.nodes if n.kind == "read"}
         saved = {k for k in everything if k not in kept and everything[k] in asked}
 
-        def has(k: int, known: set[int]) -> bool:
+        def has(k: int, known: Collection[int]) -> bool:
             node = step.nodes[k]
             if k in known or node.kind in ("constant", "vector"):
                 return True
@@ -234,11 +234,8 @@ class Loop:
                     names.setdefault(k, f"{own} {k}")
         text, kernel = print_kernel(step, stages, names, more, addresses, sums, self.scalar, self.lanes)
         program = Program(text)
-        store(
-            key,
-            program.code,
-            {"words": kernel.words, "addresses": {n: astuple(a) for n, a in kernel.addresses.items()}},
-        )
+        places = {name: astuple(address) for name, address in kernel.addresses.items()}
+        store(key, program.code, {"words": kernel.words, "addresses": places})
         return Compiled(kernel, program, stages, step)
 
     @cached_property
@@ -319,15 +316,3 @@ def loop_of(graph: Graph, dtype: torch.dtype) -> Loop:
     """The kernels of a graph; cells with the same equations share them."""
     with LOCK:
         return _loops.get((graph.key, dtype)) or _loops.setdefault((graph.key, dtype), Loop(graph, dtype))
-
-
-@lru_cache
-def team_of(scalar: str) -> Team:
-    """The routines of a precision, and the threads that run them."""
-    with LOCK:
-        key = key_of("routines", scalar)
-        if (found := load(key)) is not None:
-            return Team(Program(found[0]))
-        program = Program(print_routines(scalar, lanes_of(scalar)) + TEAM)
-        store(key, program.code, {})
-        return Team(program)

@@ -14,7 +14,8 @@ from torch import Tensor
 from unrolled.cell import Stacked
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.memory import workspace
-from unrolled.compile.plan import Plan, Sizes, backward_plan, forward_plan
+from unrolled.compile.passes import backward_plan, forward_plan
+from unrolled.compile.plan import Plan, Sizes
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 
@@ -168,10 +169,11 @@ def recur(
     states = [state[name] for name in graph.states]
     loop = loop_of(graph, states[0].dtype)
     if isinstance(parameters, Stacked):
-        tensors, names = list(parameters.tensors), id(parameters.parts)
+        tensors = list(parameters.tensors)
+        names: object = id(parameters.parts)
     else:
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
-        names = 0 if len(tensors) == len(loop.parameters) else tuple(parameters)
+        names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
     key = (
         x.shape, x.dtype, x.requires_grad, learning, reverse, torch.get_num_threads(), names,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from unrolled.compile.emit import Emitter
 
-ROWS = 6
-"""Rows of the largest tile."""
+ROWS: Final = 6
+GROUP: Final = 4
+"""Rows and vectors of the largest tile: with the weights and one element they fill 32 registers."""
 
 
 def accumulate(

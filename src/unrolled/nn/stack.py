@@ -76,7 +76,7 @@ class RecurrentStack(nn.Module):
         own = self.sizes.get(self.cell.graph.output_width)
         return (own or self.input_size_of(layer - 1)) * (1 + self.bidirectional)
 
-    def parameters_of(self, suffix: str) -> dict[str, Tensor]:
+    def parameters_of(self, suffix: str) -> Mapping[str, Tensor]:
         """The cell's parameters by gate name for one layer and direction, such as "l0" or "l1_reverse"."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class RecurrentStack(nn.Module):
         }
 
     def _initial_rows(self, x: Tensor) -> dict[str, Tensor]:
-        """The initial state of one layer and direction for an input (T, B, ...); equal ones are one tensor."""
+        """The initial state of one layer and direction for an input (T, B, ...); equal ones are one."""
         made: dict[tuple[int, float], Tensor] = {}
         found = {}
         for name, size in self.state_sizes.items():

@@ -78,13 +78,12 @@ class _TorchLayer(RecurrentStack):
             nn.init.uniform_(tensor, -bound, bound)
 
     def parameters_of(self, suffix: str) -> Stacked:
-        own = self._parameters
-        tensors = [own[f"weight_ih_{suffix}"], own[f"weight_hh_{suffix}"]]
+        own: dict[str, Any] = self._parameters  # attributes would cost as much as the rest of this
+        tensors: list[Tensor] = [own[f"weight_ih_{suffix}"], own[f"weight_hh_{suffix}"]]
         if self.proj_size:
             tensors.append(own[f"weight_hr_{suffix}"])
         if self.bias:
             x_bias, h_bias = own[f"bias_ih_{suffix}"], own[f"bias_hh_{suffix}"]
-            assert x_bias is not None and h_bias is not None
             if self.x_gates == self.h_gates:
                 tensors.append(x_bias + h_bias)
             else:  # gates with a bias of their own for x and h come last
@@ -116,7 +115,9 @@ class _TorchLayer(RecurrentStack):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._parameters["weight_hh_l0"].dtype  # type: ignore[union-attr]
+        own: dict[str, Any] = self._parameters
+        dtype: torch.dtype = own["weight_hh_l0"].dtype
+        return dtype
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.bias else ", bias=False")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from unrolled.compile.emit import Emitter
-from unrolled.compile.tile import ROWS, accumulate, pieces
+from unrolled.compile.tile import GROUP
 
 HEADER: Final = {
     name: place
@@ -33,20 +33,16 @@ HEADER: Final = {
 FIRST: Final = 32
 """The first word that is free."""
 
-GROUP: Final = 4
-"""Vectors of the widest panel."""
-
-ATTRIBUTES = 'nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512"'
-ARGUMENTS = "ptr %job, ptr %context, i64 %begin, i64 %end, i64 %worker, i64 %workers"
+ARGUMENTS: Final = "ptr %job, ptr %context, i64 %begin, i64 %end, i64 %worker, i64 %workers"
 
 JOBS: Final[dict[str, tuple[str, ...]]] = {}
 """The words of each job."""
 
-_printers: list[Callable[[_Job], None]] = []
+PRINTERS: Final[list[Callable[[Job], None]]] = []
 
 
-class _Job(Emitter):
-    """The body of one job."""
+class Job(Emitter):
+    """The body of one job: `printer(e)` prints it with these words and the loops of `Emitter`."""
 
     def __init__(self, scalar: str, lanes: int, fields: tuple[str, ...]) -> None:
         super().__init__(scalar, lanes)
@@ -86,23 +82,23 @@ class _Job(Emitter):
         return self.first_lanes(self.integer_of("sub", width, self.integer_of("mul", vector, self.lanes)))
 
 
-def _job(*fields: str) -> Callable[[Callable[[_Job], None]], Callable[[_Job], None]]:
-    def enter(printer: Callable[[_Job], None]) -> Callable[[_Job], None]:
+def job(*fields: str) -> Callable[[Callable[[Job], None]], Callable[[Job], None]]:
+    def enter(printer: Callable[[Job], None]) -> Callable[[Job], None]:
         JOBS[printer.__name__] = fields
-        _printers.append(printer)
+        PRINTERS.append(printer)
         return printer
 
     return enter
 
 
-@_job()
-def meet(e: _Job) -> None:
+@job()
+def meet(e: Job) -> None:
     """Wait for the others."""
     e.do("call void @meet(ptr %context, i64 %workers)")
 
 
-@_job("to", "count")
-def clear(e: _Job) -> None:
+@job("to", "count")
+def clear(e: Job) -> None:
     """Set `count` elements, whole vectors, to 0."""
     to = e.pointer("to")
     first, end = e.share(e.integer_of("udiv", e.word("count"), e.lanes))
@@ -114,8 +110,8 @@ def clear(e: _Job) -> None:
     e.loop(first, end, "1", one)
 
 
-@_job("source", "source row", "to", "to row", "rows", "width")
-def copy(e: _Job) -> None:
+@job("source", "source row", "to", "to row", "rows", "width")
+def copy(e: Job) -> None:
     """Rows of a width to another place."""
     source, to = e.pointer("source"), e.pointer("to")
     source_row, to_row, width = e.word("source row"), e.word("to row"), e.word("width")
@@ -133,7 +129,7 @@ def copy(e: _Job) -> None:
     e.loop(first, end, "1", row)
 
 
-def _copy_row(e: _Job, source: str, to: str, width: str) -> None:
+def _copy_row(e: Job, source: str, to: str, width: str) -> None:
     def one(v: str, _: list[str]) -> list[str]:
         offset = e.integer_of("mul", v, e.lanes)
         mask = e.left(width, v)
@@ -143,11 +139,11 @@ def _copy_row(e: _Job, source: str, to: str, width: str) -> None:
     e.loop("0", e.vectors(width), "1", one)
 
 
-@_job(
+@job(
     "weights", "unit step", "element step", "units", "elements", "padded", "first", "panels", "vectors",
     "to", "panel", "step", "column", "rest", "rest panel", "rest step", "rest column", "add",
 )  # fmt: skip
-def pack(e: _Job) -> None:
+def pack(e: Job) -> None:
     """A matrix into panels, as vectors `first`, `first` + 1, ... of their units.
 
     Vector v of element k is at `to` + (v / vectors) * panel + k * step + column + (v % vectors) * lanes, and
@@ -159,9 +155,8 @@ def pack(e: _Job) -> None:
     units, elements, padded = e.word("units"), e.word("elements"), e.word("padded")
     to, rest, vectors = e.pointer("to"), e.pointer("rest"), e.word("vectors")
     whole = e.integer_of("mul", e.word("panels"), vectors)
-    words = {
-        name: e.word(name) for name in ("first", "panel", "step", "column", "rest panel", "rest step", "rest column")
-    }  # fmt: skip
+    names = ("first", "panel", "step", "column", "rest panel", "rest step", "rest column")
+    words = {name: e.word(name) for name in names}
     all_lanes = e.choose(
         e.emit(f"icmp ne i64 {e.word('add')}, 0"), "splat (i1 true)", "zeroinitializer", e.mask
     )
@@ -203,7 +198,7 @@ def pack(e: _Job) -> None:
                 rows = []
                 for u in range(e.lanes):
                     there = e.emit(f"icmp sgt i64 {left}, {u}")
-                    row = e.choose(there, u, "0", "i64")
+                    row = e.choose(there, str(u), "0", "i64")
                     address = e.at(e.at(source, e.integer_of("mul", row, unit_step)), k0)
                     value = e.load_some(address, some)
                     rows.append(e.choose(there, value, e.splat(0.0), e.vector))
@@ -231,7 +226,7 @@ def pack(e: _Job) -> None:
     e.loop(begin, end, "1", vector)
 
 
-def _transposed(e: _Job, rows: list[str]) -> list[str]:
+def _transposed(e: Job, rows: list[str]) -> list[str]:
     """A square of vectors turned: exchange halves, quarters, ..., single elements of pairs of rows."""
     half = len(rows) // 2
     while half:
@@ -247,79 +242,13 @@ def _transposed(e: _Job, rows: list[str]) -> list[str]:
     return rows
 
 
-@_job("operand", "operand row", "width", "panels", "rest panels", "columns", "weights", "to", "to row",
-      "operand whole", "to whole", "add")  # fmt: skip
-def product(e: _Job) -> None:
-    """The rows of the chunk times panels: `columns` columns of the result, added to with `add`.
-
-    `operand whole`, `to whole`: the place is that of all time steps, not of the chunk's.
-    """
-    begin, count = e.rows_of_chunk()
-    operand, to, weights = e.pointer("operand"), e.pointer("to"), e.pointer("weights")
-    operand_row, to_row, width = e.word("operand row"), e.word("to row"), e.word("width")
-    panels, columns, add = e.word("panels"), e.word("columns"), e.word("add")
-    operand = e.at(operand, e.integer_of("mul", e.if_whole("operand whole", begin), operand_row))
-    to = e.at(to, e.integer_of("mul", e.if_whole("to whole", begin), to_row))
-    block = 8 * ROWS
-    blocks = e.integer_of("udiv", e.integer_of("add", count, block - 1), block)
-    first, end = _items(e, panels, blocks)
-
-    def item(k: str, _: list[str]) -> list[str]:
-        panel = e.integer_of("udiv", k, blocks)
-        row = e.integer_of("mul", e.integer_of("urem", k, blocks), block)
-        rows = e.smaller(e.integer_of("sub", count, row), block)
-        vector, wide = _panel(e, panel, panels)
-        column = e.integer_of("mul", vector, e.lanes)
-        _call_strip(
-            e, wide,
-            e.at(operand, e.integer_of("mul", row, operand_row)), operand_row, "1",
-            e.at(weights, e.integer_of("mul", column, width)), width,
-            e.at(e.at(to, e.integer_of("mul", row, to_row)), column), to_row,
-            e.integer_of("sub", columns, column), add, rows,
-        )  # fmt: skip
-        return []
-
-    e.loop(first, end, "1", item)
-
-
-def _call_strip(e: _Job, wide: str, rows: str, row: str, step: str, panel: str, width: str, to: str,
-                to_row: str, left: str, add: str, count: str) -> None:  # fmt: skip
-    e.do(
-        f"call void @strip(ptr {rows}, i64 {row}, i64 {step}, ptr {panel}, i64 {width}, ptr {to}, "
-        f"i64 {to_row}, i64 {left}, i64 {add}, i64 {count}, i1 {wide})"
-    )
-
-
-def _items(e: _Job, panels: str, blocks: str) -> tuple[str, str]:
-    """This worker's part of all pairs of a panel and a block, by panel; a wide panel is the work of several
-    narrow ones."""
-    wide = e.integer_of("mul", panels, blocks)
-    cost = e.integer_of("mul", wide, GROUP)
-    narrow = e.integer_of("mul", e.word("rest panels"), blocks)
-    first, end = e.share(e.integer_of("add", cost, narrow))
-
-    def item(at: str) -> str:
-        up = e.integer_of("udiv", e.integer_of("add", at, GROUP - 1), GROUP)
-        beyond = e.integer_of("add", wide, e.integer_of("sub", at, cost))
-        return e.choose(e.emit(f"icmp slt i64 {at}, {cost}"), up, beyond, "i64")
-
-    return item(first), item(end)
-
-
-def _panel(e: _Job, panel: str, whole: str) -> tuple[str, str]:
-    """The first vector of a panel, and whether it is a wide one."""
-    is_whole = e.emit(f"icmp slt i64 {panel}, {whole}")
-    wide = e.integer_of("mul", panel, GROUP)
-    beyond = e.integer_of("add", panel, e.integer_of("mul", whole, GROUP - 1))
-    return e.choose(is_whole, wide, beyond, "i64"), is_whole
-
-
-@_job("source", "source row", "start", "start row", "shift", "whole", "width", "panels", "rest panels", "to",
+@job("source", "source row", "start", "start row", "shift", "whole", "width", "panels", "rest panels", "to",
       "capacity")  # fmt: skip
-def gather_rows(e: _Job) -> None:
+def gather_rows(e: Job) -> None:
     """The rows of the chunk into panels, so that a sum over rows reads them in order.
 
-    A panel holds `capacity` rows. A row is that of `shift` steps earlier, and one of `start` where no step is.
+    A panel holds `capacity` rows. A row is that of `shift` steps earlier, and one of `start` where no step
+    is.
     """
     begin, count = e.rows_of_chunk()
     source, source_row = e.pointer("source"), e.word("source row")
@@ -365,46 +294,8 @@ def gather_rows(e: _Job) -> None:
     e.loop(first, end, "1", row)
 
 
-@_job("left", "units", "right", "panels", "rest panels", "width", "capacity", "to", "to row",
-      "again")  # fmt: skip
-def sum_products(e: _Job) -> None:
-    """The gradient of a matrix: to[u, k] is the sum over rows of left[row, u] * right[row, k].
-
-    `left` is in panels of one vector, `right` in wide ones. The first chunk writes, later ones add; with
-    `again` all add.
-    """
-    _, count = e.rows_of_chunk()
-    left, right, to = e.pointer("left"), e.pointer("right"), e.pointer("to")
-    units, width, to_row = e.word("units"), e.word("width"), e.word("to row")
-    panels, capacity = e.word("panels"), e.word("capacity")
-    backwards = e.emit(f"icmp ne i64 {e.header('reversed')}, 0")
-    at_start = e.emit("icmp eq i64 %begin, 0")
-    at_end = e.emit(f"icmp eq i64 %end, {e.header('T')}")
-    is_first = e.choose(backwards, at_end, at_start, "i1")
-    add = e.choose(is_first, e.word("again"), "1", "i64")
-    groups = e.vectors(units)
-    first, end = _items(e, panels, groups)
-
-    def item(k: str, _: list[str]) -> list[str]:
-        panel = e.integer_of("udiv", k, groups)
-        unit = e.integer_of("mul", e.integer_of("urem", k, groups), e.lanes)
-        rows = e.smaller(e.integer_of("sub", units, unit), e.lanes)
-        vector, wide = _panel(e, panel, panels)
-        column = e.integer_of("mul", vector, e.lanes)
-        _call_strip(
-            e, wide,
-            e.at(left, e.integer_of("mul", unit, capacity)), "1", str(e.lanes),
-            e.at(right, e.integer_of("mul", column, capacity)), count,
-            e.at(e.at(to, e.integer_of("mul", unit, to_row)), column), to_row,
-            e.integer_of("sub", width, column), add, rows,
-        )  # fmt: skip
-        return []
-
-    e.loop(first, end, "1", item)
-
-
-@_job("tokens", "table", "columns", "words", "to", "whole")
-def look_up(e: _Job) -> None:
+@job("tokens", "table", "columns", "words", "to", "whole")
+def look_up(e: Job) -> None:
     """A row of the table for each row of the chunk; a token that is none of the words sets `fault`."""
     begin, count = e.rows_of_chunk()
     tokens = e.at(e.pointer("tokens"), begin, "i64")
@@ -425,8 +316,8 @@ def look_up(e: _Job) -> None:
     e.loop(first, end, "1", row)
 
 
-@_job("tokens", "table", "columns", "source", "source row")
-def add_up(e: _Job) -> None:
+@job("tokens", "table", "columns", "source", "source row")
+def add_up(e: Job) -> None:
     """Add each row of the chunk to its token's row of the table; workers share the columns."""
     begin, count = e.rows_of_chunk()
     tokens = e.at(e.pointer("tokens"), begin, "i64")
@@ -451,8 +342,8 @@ def add_up(e: _Job) -> None:
     e.loop("0", count, "1", row)
 
 
-@_job("table", "table row", "words", "units", "to", "to row", "add")
-def turn(e: _Job) -> None:
+@job("table", "table row", "words", "units", "to", "to row", "add")
+def turn(e: Job) -> None:
     """to[u, k] = table[k, u], or is added to what is there."""
     adds = e.emit(f"icmp ne i64 {e.word('add')}, 0")
     table, to = e.pointer("table"), e.pointer("to")
@@ -490,8 +381,8 @@ def turn(e: _Job) -> None:
     e.loop(first, end, "1", column)
 
 
-@_job("sums", "part", "parts", "to", "width")
-def gather_sums(e: _Job) -> None:
+@job("sums", "part", "parts", "to", "width")
+def gather_sums(e: Job) -> None:
     """Add up what each worker summed: `parts` rows, `part` elements apart."""
     sums, part, to, width = e.pointer("sums"), e.word("part"), e.pointer("to"), e.word("width")
     first, end = e.share(e.vectors(width))
@@ -507,165 +398,3 @@ def gather_sums(e: _Job) -> None:
         return []
 
     e.loop(first, end, "1", one)
-
-
-# The text
-
-
-def print_routines(scalar: str, lanes: int) -> str:
-    """The module of all jobs, `job_NAME`, and of `drive`, which carries out a context."""
-    functions: list[str] = []
-    intrinsics: set[str] = set()
-
-    def add(e: Emitter, signature: str) -> None:
-        functions.append("\n".join((f"define {signature} {ATTRIBUTES} {{", *e.lines, "}")))
-        intrinsics.update(e.intrinsics)
-
-    for vectors in (GROUP, 1):
-        for rows in range(1, ROWS + 1):
-            e = Emitter(scalar, lanes)
-            _tile(e, rows, vectors)
-            add(e, f"internal void @tile_{rows}_{vectors}({_TILE})")
-    e = Emitter(scalar, lanes)
-    _strip(e)
-    add(e, f"internal void @strip({_TILE}, i64 %count, i1 %wide)")
-    for printer in _printers:
-        job = _Job(scalar, lanes, JOBS[printer.__name__])
-        printer(job)
-        job.do("ret void")
-        add(job, f"void @job_{printer.__name__}({ARGUMENTS})")
-    return "\n".join((*sorted(intrinsics), *functions, _DRIVE))
-
-
-_TILE = "ptr %rows, i64 %row, i64 %step, ptr %panel, i64 %width, ptr %to, i64 %to_row, i64 %left, i64 %add"
-
-
-def _tile(e: Emitter, rows: int, vectors: int) -> None:
-    """One register tile of a product: `rows` rows of the result times `vectors` vectors."""
-    sources = [e.at("%rows", e.integer_of("mul", "%row", r)) for r in range(rows)]
-    masks = [e.first_lanes(e.integer_of("sub", "%left", v * e.lanes)) for v in range(vectors)]
-    addresses = [
-        e.at(e.at("%to", e.integer_of("mul", "%to_row", r)), str(v * e.lanes))
-        for v in range(vectors)
-        for r in range(rows)
-    ]
-    adds = e.emit("icmp ne i64 %add, 0")
-    wanted = [e.choose(adds, mask, "zeroinitializer", e.mask) for mask in masks]
-    start = [e.load_some(address, wanted[k // rows]) for k, address in enumerate(addresses)]
-    sums = accumulate(e, start, sources, "%step", "%panel", str(vectors * e.lanes), "%width")
-    for k, (value, address) in enumerate(zip(sums, addresses, strict=True)):
-        e.store_some(value, address, masks[k // rows])
-    e.do("ret void")
-
-
-def _strip(e: Emitter) -> None:
-    """Any number of rows, in tiles."""
-
-    def tile(height: int, vectors: int, first: str) -> None:
-        rows = e.at("%rows", e.integer_of("mul", first, "%row"))
-        to = e.at("%to", e.integer_of("mul", first, "%to_row"))
-        e.do(
-            f"call void @tile_{height}_{vectors}(ptr {rows}, i64 %row, i64 %step, ptr %panel, i64 %width, "
-            f"ptr {to}, i64 %to_row, i64 %left, i64 %add)"
-        )
-
-    pieces(e, "%count", tile, ("%wide", GROUP))
-    e.do("ret void")
-
-
-_DRIVE = f"""
-declare i32 @sched_yield()
-declare void @llvm.x86.sse2.pause()
-
-; Wait until all workers are here: spin for a while, then let others run.
-define void @meet(ptr %context, i64 %workers) {{
-  %alone = icmp eq i64 %workers, 1
-  br i1 %alone, label %out, label %come
-come:
-  %arrived = getelementptr i64, ptr %context, i64 {HEADER["arrived"]}
-  %meeting = getelementptr i64, ptr %context, i64 {HEADER["meeting"]}
-  %this = load atomic i64, ptr %meeting monotonic, align 8
-  %before = atomicrmw add ptr %arrived, i64 1 acq_rel
-  %count = add i64 %before, 1
-  %last = icmp eq i64 %count, %workers
-  br i1 %last, label %open, label %wait
-open:
-  store atomic i64 0, ptr %arrived monotonic, align 8
-  %next = add i64 %this, 1
-  store atomic i64 %next, ptr %meeting release, align 8
-  br label %out
-wait:
-  %turns = phi i64 [ 0, %come ], [ %more, %again ]
-  %now = load atomic i64, ptr %meeting acquire, align 8
-  %still = icmp eq i64 %now, %this
-  br i1 %still, label %pause, label %out
-pause:
-  call void @llvm.x86.sse2.pause()
-  %more = add i64 %turns, 1
-  %long = icmp ugt i64 %more, 4000
-  br i1 %long, label %yield, label %again
-yield:
-  call i32 @sched_yield()
-  br label %again
-again:
-  br label %wait
-out:
-  ret void
-}}
-
-define internal void @carry_out(ptr %context, i64 %list, i64 %begin, i64 %end, i64 %worker, i64 %workers) {{
-  %place = getelementptr i64, ptr %context, i64 %list
-  %offset = load i64, ptr %place
-  %first = getelementptr i64, ptr %context, i64 %offset
-  br label %next
-next:
-  %job = phi ptr [ %first, %0 ], [ %following, %do ]
-  %routine = load ptr, ptr %job
-  %done = icmp eq ptr %routine, null
-  br i1 %done, label %out, label %do
-do:
-  call void %routine(ptr %job, ptr %context, i64 %begin, i64 %end, i64 %worker, i64 %workers)
-  %length_at = getelementptr i64, ptr %job, i64 1
-  %length = load i64, ptr %length_at
-  %following = getelementptr i64, ptr %job, i64 %length
-  br label %next
-out:
-  ret void
-}}
-
-define void @entry(ptr %context, i64 %worker, i64 %workers) {{
-  %T_at = getelementptr i64, ptr %context, i64 {HEADER["T"]}
-  %T = load i64, ptr %T_at
-  %chunk_at = getelementptr i64, ptr %context, i64 {HEADER["chunk"]}
-  %chunk = load i64, ptr %chunk_at
-  %reversed_at = getelementptr i64, ptr %context, i64 {HEADER["reversed"]}
-  %reversed_word = load i64, ptr %reversed_at
-  %reversed = icmp ne i64 %reversed_word, 0
-  %steps_at = getelementptr i64, ptr %context, i64 {HEADER["steps"]}
-  %steps = load ptr, ptr %steps_at
-  call void @carry_out(ptr %context, i64 {HEADER["begin"]}, i64 0, i64 0, i64 %worker, i64 %workers)
-  br label %head
-head:
-  %s = phi i64 [ 0, %0 ], [ %s_end, %do ]
-  %more = icmp slt i64 %s, %T
-  br i1 %more, label %do, label %out
-do:
-  %s_next = add i64 %s, %chunk
-  %short = icmp slt i64 %T, %s_next
-  %s_end = select i1 %short, i64 %T, i64 %s_next
-  %mirror_end = sub i64 %T, %s
-  %mirror = sub i64 %T, %s_end
-  %begin = select i1 %reversed, i64 %mirror, i64 %s
-  %end = select i1 %reversed, i64 %mirror_end, i64 %s_end
-  %s_last = sub i64 %s_end, 1
-  %origin = select i1 %reversed, i64 %s_last, i64 %s
-  call void @carry_out(ptr %context, i64 {HEADER["before"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
-  call void %steps(ptr %context, i64 %s, i64 %s_end, i64 %origin, i64 %worker, i64 %workers)
-  call void @meet(ptr %context, i64 %workers)
-  call void @carry_out(ptr %context, i64 {HEADER["after"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
-  br label %head
-out:
-  call void @carry_out(ptr %context, i64 {HEADER["end"]}, i64 0, i64 0, i64 %worker, i64 %workers)
-  ret void
-}}
-"""

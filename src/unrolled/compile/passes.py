@@ -1,0 +1,274 @@
+"""The plans of the forward and of the backward pass: which jobs, on which memory."""
+
+from __future__ import annotations
+
+from unrolled.compile.kernel import Address
+from unrolled.compile.loop import Loop
+from unrolled.compile.plan import At, Plan, Sizes
+from unrolled.compile.tile import GROUP
+
+
+def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
+    """The forward pass.
+
+    Tensors: `x`, `before K` for what is given, `start S`, `parameter N`, `y`, `end S`, `saved`, `work`.
+    """
+    compiled = loop.forward if save else loop.inference
+    plan = Plan(loop, compiled, sizes, sizes.reverse)
+    T, B = sizes.T, sizes.B
+    plan.stage_panels()
+    plan.vectors_of_step()
+    _project(plan, save)
+    _states(plan, "saved")
+    for k in loop.saved if save else ():
+        if loop.step.nodes[k].kind != "read":
+            row = loop.padded(plan.width(loop.step.nodes[k].width))
+            plan.place(f"value {k}", plan.take("saved", T * B * row), B * row, row)
+    plan.rest()
+    for name in loop.graph.states:
+        width = plan.width(loop.graph.widths[name])
+        at, row = _end(plan, f"new {name}")
+        plan.job(
+            "end", "copy", source=at, source_row=row, to=At(f"end {name}"), to_row=width, rows=B, width=width
+        )
+    plan.meet("begin")
+    plan.meet("before")
+    plan.finish()
+    return plan
+
+
+def _end(plan: Plan, name: str) -> tuple[At, int]:
+    """Where the last step left a value, and its row stride."""
+    kernel, T = plan.compiled.kernel, plan.sizes.T
+    at = plan._addresses[kernel.words[f"{name} pointer"]]
+    time = plan._words[kernel.words[f"{name} time"]]
+    turn = {"whole": T - 1, "now": (T - 1) % 2}[kernel.addresses[name].time]
+    return At(at.tensor, at.element + turn * time), plan._words[kernel.words[f"{name} row"]]
+
+
+def _project(plan: Plan, save: bool) -> None:
+    """The products of the input, a chunk at a time, and what else is there before the loop."""
+    loop, sizes, B = plan.loop, plan.sizes, plan.sizes.B
+    for k in (*loop.direct, *loop.given):
+        width = plan.width(loop.whole.nodes[k].width)
+        plan.place(f"before {k}", At("x" if k in loop.direct else f"before {k}"), B * width, width)
+    if not loop.projected:
+        return
+    row = plan.projected_row
+    whole = any(plan.compiled.kernel.addresses.get(f"before {k}") == Address() for k in loop.projected)
+    rows = sizes.T * B if whole else plan.capacity
+    at = plan.take("saved" if whole and save else "work", rows * row)
+    column = 0
+    for k in loop.projected:
+        plan.place(f"before {k}", At(at.tensor, at.element + column), B * row, row)
+        column += loop.padded(plan.width(loop.whole.nodes[k].width))
+    if sizes.tokens:
+        plan.job(
+            "before", "look_up", tokens=At("x"), table=plan.table(), columns=row, words=plan.input_width,
+            to=at, whole=int(whole),
+        )  # fmt: skip
+        return
+    D = plan.input_width
+    weights, panels, rest = plan.side_by_side(transposed=False)
+    plan.job(
+        "before", "product", operand=At("x"), operand_row=D, width=D, panels=panels, rest_panels=rest,
+        columns=row, weights=weights, to=at, to_row=row, operand_whole=1, to_whole=int(whole), add=0,
+    )  # fmt: skip
+
+
+def _states(plan: Plan, workspace: str) -> None:
+    """Where states are, old and new: the outputs, the workspace, or two rows in turn."""
+    loop, (T, B) = plan.loop, (plan.sizes.T, plan.sizes.B)
+    addresses = plan.compiled.kernel.addresses
+    handed_on = loop.step.nodes[loop.step.results[loop.handed_on]].width
+    for name in loop.graph.states:
+        width = plan.width(loop.graph.widths[name])
+        plan.start(name, f"start {name}", width)
+        if name == loop.handed_on:
+            continue
+        row = loop.padded(width)
+        where = addresses.get(f"new {name}") or addresses.get(name)
+        if where is None:
+            continue
+        if where.time == "whole":
+            _shifted(plan, name, plan.take(workspace, T * B * row), B * row, row)
+        else:
+            plan.turns(f"new {name}", width, name)
+    width = plan.width(handed_on)
+    if loop.handed_on in loop.graph.states:
+        _shifted(plan, loop.handed_on, At("y"), B * width, width)
+    else:
+        plan.place(f"new {loop.handed_on}", At("y"), B * width, width)
+
+
+def _shifted(plan: Plan, name: str, at: At, time: int, row: int) -> None:
+    """A state in a place of all steps: the new one, and the old one a step behind it."""
+    plan.place(f"new {name}", at, time, row)
+    behind = -time if not plan.sizes.reverse else time
+    plan.place(name, At(at.tensor, at.element + behind), time, row)
+
+
+def backward_plan(loop: Loop, forward: Plan) -> Plan:
+    """The backward pass after a forward pass.
+
+    Tensors: those of the forward pass, and `d_y`, `d_end S`, `d_x`, `d_before K`, `d_start S`,
+    `d_parameter N`.
+    """
+    sizes = forward.sizes
+    compiled = loop.backward
+    plan = Plan(loop, compiled, sizes, not sizes.reverse)
+    B = sizes.B
+    plan.stage_panels()
+    plan.vectors_of_step()
+    for name in loop.reads:
+        if name in forward.places:
+            plan.place(name, *forward.places[name])
+    width = plan.width(loop.step.nodes[loop.step.results[loop.handed_on]].width)
+    plan.place(f"upstream {loop.handed_on}", At("d_y"), B * width, width)
+    for name in loop.graph.states:
+        width = plan.width(loop.graph.widths[name])
+        plan.start(name, f"start {name}", width)
+        plan.start(f"carry {name}", f"d_end {name}", width)
+        plan.turns(f"next {name}", width, f"carry {name}")
+    for k in (*loop.direct, *loop.given):
+        width = plan.width(loop.whole.nodes[k].width)
+        plan.place(f"d_before {k}", At("d_x" if k in loop.direct else f"d_before {k}"), B * width, width)
+    columns, row = _side_by_side(plan, loop.columns)
+    for operand in loop.operands:
+        _side_by_side(plan, (operand,))
+    for name in loop.adjoint.vectors:
+        width = loop.padded(plan.width(loop.width_of[name]))
+        at = plan.take("work", plan.workers * 2 * width)
+        plan.word(f"sum {name}", at)
+        plan.job("begin", "clear", to=at, count=plan.workers * 2 * width)
+        if sizes.needs_parameters:
+            to = plan.parameter(name, gradient=True)
+            units = plan.width(loop.width_of[name])
+            plan.job("end", "gather_sums", sums=at, part=2 * width, parts=plan.workers, to=to, width=units)
+    plan.rest()
+    if sizes.needs_x and loop.projected:
+        weights, panels, rest = plan.side_by_side(transposed=True)
+        plan.job(
+            "after", "product", operand=At("work", columns), operand_row=row, width=plan.projected_row,
+            panels=panels, rest_panels=rest, columns=plan.input_width, weights=weights, to=At("d_x"),
+            to_row=plan.input_width, operand_whole=0, to_whole=1,
+            add=int(any(f"d_before {k}" in loop.adjoint.step.results for k in loop.direct)),
+        )  # fmt: skip
+    if sizes.needs_parameters:
+        _matrix_gradients(plan, columns, row)
+    for name in loop.graph.states:
+        width = plan.width(loop.graph.widths[name])
+        at, stride = _end(plan, f"next {name}")
+        plan.job("end", "copy", source=at, source_row=stride, to=At(f"d_start {name}"), to_row=width, rows=B,
+                 width=width)  # fmt: skip
+    plan.meet("begin")
+    plan.meet("after")
+    plan.finish()
+    return plan
+
+
+def _width_of_result(plan: Plan, name: str) -> int:
+    step = plan.compiled.step
+    if name in step.results:
+        return plan.loop.padded(plan.width(step.nodes[step.results[name]].width))
+    return plan.loop.padded(plan.width(plan.loop.whole.nodes[int(name.removeprefix("d_before "))].width))
+
+
+def _side_by_side(plan: Plan, names: tuple[str, ...]) -> tuple[int, int]:
+    """Room for results of the adjoint side by side in the rows of a chunk: where it begins, and a row."""
+    row = sum(_width_of_result(plan, name) for name in names)
+    at = plan.take("work", plan.capacity * row)
+    column = 0
+    for name in names:
+        plan.place(name, At(at.tensor, at.element + column), plan.sizes.B * row, row)
+        column += _width_of_result(plan, name)
+    if any(name not in plan.compiled.step.results for name in names):  # nothing depends on it
+        plan.job("begin", "clear", to=at, count=plan.capacity * row)
+    return at.element, row
+
+
+def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
+    """After each chunk, add to the gradient of every matrix."""
+    loop, capacity, lanes = plan.loop, plan.capacity, plan.loop.lanes
+    at_column = {}
+    begin = 0
+    for name in loop.columns:
+        at_column[name] = begin
+        begin += _width_of_result(plan, name)
+    left = plan.take("work", capacity * row)
+    if loop.columns:
+        plan.job(
+            "after", "gather_rows", source=At("work", columns), source_row=row, start=At("work", columns),
+            start_row=0, shift=0, whole=0, width=row, panels=0, rest_panels=row // lanes, to=left,
+            capacity=capacity,
+        )  # fmt: skip
+    jobs: list[dict[str, int | At]] = []
+
+    def gathered(name: str, width: int) -> dict[str, int | At]:
+        """The rows of an operand in panels."""
+        vectors = loop.vectors(width)
+        to = plan.take("work", capacity * vectors * lanes)
+        panels: dict[str, int | At] = {"panels": vectors // GROUP, "rest_panels": vectors % GROUP}
+        if name == "x":
+            at, stride, words = At("x"), width, {"shift": 0, "whole": 1}
+        else:
+            at, time, stride = plan.places[name]
+            whole = plan.loop.backward.kernel.addresses.get(name, Address()).time == "whole"
+            words = {"shift": 0, "whole": int(whole)}
+        start: At = at
+        if name in loop.graph.states:
+            behind = -1 if plan.sizes.reverse else 1
+            at = At(at.tensor, at.element + behind * time)
+            words["shift"], start = behind, At(f"start {name}")
+        plan.job(
+            "after", "gather_rows", source=at, source_row=stride, start=start,
+            start_row=width if name in loop.graph.states else 0, width=width, to=to, capacity=capacity,
+            **words, **panels,
+        )  # fmt: skip
+        return {"right": to, "width": width, "capacity": capacity, "to_row": width, **panels}
+
+    def gradient(name: str, column: int, right: dict[str, int | At]) -> None:
+        jobs.append(
+            right
+            | {
+                "left": At(left.tensor, left.element + column * capacity),
+                "units": plan.width(loop.width_of[name]),
+                "to": plan.parameter(name, gradient=True),
+            }
+        )
+
+    if loop.projected and not plan.sizes.tokens:
+        right = gathered("x", plan.input_width)
+        for k in loop.projected:
+            gradient(loop.whole.nodes[k].name, at_column[f"d_before {k}"], right)
+    uses: dict[int, list[tuple[str, str]]] = {}
+    for name, pairs in loop.adjoint.matrices.items():
+        for d, operand in pairs:
+            uses.setdefault(operand, []).append((name, d))
+    for operand, matrices in uses.items():
+        right = gathered(loop.operand(operand), plan.width(loop.step.nodes[operand].width))
+        for name, d in matrices:
+            gradient(name, at_column[loop.column_of(d)], right)
+    plan.meet("after")
+    seen: set[At | int] = set()
+    for words in jobs:
+        again = words["to"] in seen
+        if again:
+            plan.meet("after")
+        seen.add(words["to"])
+        plan.job("after", "sum_products", again=int(again), **words)
+    if loop.projected and plan.sizes.tokens:
+        words_known = plan.input_width
+        full = plan.projected_row
+        table = plan.take("work", words_known * full)
+        plan.job("begin", "clear", to=table, count=words_known * full)
+        plan.job("after", "add_up", tokens=At("x"), table=table, columns=full, source=At("work", columns),
+                 source_row=row)  # fmt: skip
+        for k in loop.projected:
+            name = loop.whole.nodes[k].name
+            plan.job(
+                "end", "turn", table=At(table.tensor, table.element + at_column[f"d_before {k}"]),
+                table_row=full, words=words_known, units=plan.width(loop.width_of[name]),
+                to=plan.parameter(name, gradient=True), to_row=words_known,
+                add=int(name in loop.adjoint.matrices),
+            )  # fmt: skip

@@ -1,0 +1,199 @@
+"""The team: its text in LLVM IR, and torch's threads carrying out contexts."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Final
+
+import llvmlite.binding as llvm
+import numpy as np
+import numpy.typing as npt
+
+from unrolled.compile.cache import key_of, load, store
+from unrolled.compile.emit import ATTRIBUTES, Emitter
+from unrolled.compile.engine import LOCK, Program, forked, gomp, lanes_of
+from unrolled.compile.jobs import ARGUMENTS, HEADER, JOBS, PRINTERS, Job
+from unrolled.compile.products import print_tiles
+
+_DRIVE: Final = f"""
+declare i32 @sched_yield()
+declare void @llvm.x86.sse2.pause()
+
+; Wait until all workers are here: spin for a while, then let others run.
+define void @meet(ptr %context, i64 %workers) {{
+  %alone = icmp eq i64 %workers, 1
+  br i1 %alone, label %out, label %come
+come:
+  %arrived = getelementptr i64, ptr %context, i64 {HEADER["arrived"]}
+  %meeting = getelementptr i64, ptr %context, i64 {HEADER["meeting"]}
+  %this = load atomic i64, ptr %meeting monotonic, align 8
+  %before = atomicrmw add ptr %arrived, i64 1 acq_rel
+  %count = add i64 %before, 1
+  %last = icmp eq i64 %count, %workers
+  br i1 %last, label %open, label %wait
+open:
+  store atomic i64 0, ptr %arrived monotonic, align 8
+  %next = add i64 %this, 1
+  store atomic i64 %next, ptr %meeting release, align 8
+  br label %out
+wait:
+  %turns = phi i64 [ 0, %come ], [ %more, %again ]
+  %now = load atomic i64, ptr %meeting acquire, align 8
+  %still = icmp eq i64 %now, %this
+  br i1 %still, label %pause, label %out
+pause:
+  call void @llvm.x86.sse2.pause()
+  %more = add i64 %turns, 1
+  %long = icmp ugt i64 %more, 4000
+  br i1 %long, label %yield, label %again
+yield:
+  call i32 @sched_yield()
+  br label %again
+again:
+  br label %wait
+out:
+  ret void
+}}
+
+define internal void @carry_out(ptr %context, i64 %list, i64 %begin, i64 %end, i64 %worker, i64 %workers) {{
+  %place = getelementptr i64, ptr %context, i64 %list
+  %offset = load i64, ptr %place
+  %first = getelementptr i64, ptr %context, i64 %offset
+  br label %next
+next:
+  %job = phi ptr [ %first, %0 ], [ %following, %do ]
+  %routine = load ptr, ptr %job
+  %done = icmp eq ptr %routine, null
+  br i1 %done, label %out, label %do
+do:
+  call void %routine(ptr %job, ptr %context, i64 %begin, i64 %end, i64 %worker, i64 %workers)
+  %length_at = getelementptr i64, ptr %job, i64 1
+  %length = load i64, ptr %length_at
+  %following = getelementptr i64, ptr %job, i64 %length
+  br label %next
+out:
+  ret void
+}}
+
+define void @entry(ptr %context, i64 %worker, i64 %workers) {{
+  %T_at = getelementptr i64, ptr %context, i64 {HEADER["T"]}
+  %T = load i64, ptr %T_at
+  %chunk_at = getelementptr i64, ptr %context, i64 {HEADER["chunk"]}
+  %chunk = load i64, ptr %chunk_at
+  %reversed_at = getelementptr i64, ptr %context, i64 {HEADER["reversed"]}
+  %reversed_word = load i64, ptr %reversed_at
+  %reversed = icmp ne i64 %reversed_word, 0
+  %steps_at = getelementptr i64, ptr %context, i64 {HEADER["steps"]}
+  %steps = load ptr, ptr %steps_at
+  call void @carry_out(ptr %context, i64 {HEADER["begin"]}, i64 0, i64 0, i64 %worker, i64 %workers)
+  br label %head
+head:
+  %s = phi i64 [ 0, %0 ], [ %s_end, %do ]
+  %more = icmp slt i64 %s, %T
+  br i1 %more, label %do, label %out
+do:
+  %s_next = add i64 %s, %chunk
+  %short = icmp slt i64 %T, %s_next
+  %s_end = select i1 %short, i64 %T, i64 %s_next
+  %mirror_end = sub i64 %T, %s
+  %mirror = sub i64 %T, %s_end
+  %begin = select i1 %reversed, i64 %mirror, i64 %s
+  %end = select i1 %reversed, i64 %mirror_end, i64 %s_end
+  %s_last = sub i64 %s_end, 1
+  %origin = select i1 %reversed, i64 %s_last, i64 %s
+  call void @carry_out(ptr %context, i64 {HEADER["before"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
+  call void %steps(ptr %context, i64 %s, i64 %s_end, i64 %origin, i64 %worker, i64 %workers)
+  call void @meet(ptr %context, i64 %workers)
+  call void @carry_out(ptr %context, i64 {HEADER["after"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
+  br label %head
+out:
+  call void @carry_out(ptr %context, i64 {HEADER["end"]}, i64 0, i64 0, i64 %worker, i64 %workers)
+  ret void
+}}
+"""
+
+# Kernels run with denormals flushed to zero (bits 6 and 15 of the control register), which is put back after.
+_TEAM: Final = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare i32 @omp_get_thread_num()
+declare i32 @omp_get_num_threads()
+
+define internal void @share(ptr %context, i32 %number, i32 %size) {
+  %before = alloca i32
+  %inside = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %before)
+  %old = load i32, ptr %before
+  %new = or i32 %old, 32832
+  store i32 %new, ptr %inside
+  call void @llvm.x86.sse.ldmxcsr(ptr %inside)
+  %worker = sext i32 %number to i64
+  %workers = sext i32 %size to i64
+  call void @entry(ptr %context, i64 %worker, i64 %workers)
+  call void @llvm.x86.sse.ldmxcsr(ptr %before)
+  ret void
+}
+
+define void @alone(ptr %context) {
+  call void @share(ptr %context, i32 0, i32 1)
+  ret void
+}
+
+define void @team(ptr %context) {
+  %number = call i32 @omp_get_thread_num()
+  %size = call i32 @omp_get_num_threads()
+  call void @share(ptr %context, i32 %number, i32 %size)
+  ret void
+}
+"""
+
+
+def print_routines(scalar: str, lanes: int) -> str:
+    """The module of all jobs, `job_NAME`, and of the team that carries out a context."""
+    functions: list[str] = []
+    intrinsics: set[str] = set()
+
+    def add(e: Emitter, signature: str) -> None:
+        functions.append("\n".join((f"define {signature} {ATTRIBUTES} {{", *e.lines, "}")))
+        intrinsics.update(e.intrinsics)
+
+    print_tiles(scalar, lanes, add)
+    for printer in PRINTERS:
+        job = Job(scalar, lanes, JOBS[printer.__name__])
+        printer(job)
+        job.do("ret void")
+        add(job, f"void @job_{printer.__name__}({ARGUMENTS})")
+    return "\n".join((*sorted(intrinsics), *functions, _DRIVE, _TEAM))
+
+
+class Team:
+    """Torch's own threads, carrying out contexts with the routines of a program."""
+
+    def __init__(self, routines: Program) -> None:
+        self.address = routines.address
+        llvm.add_symbol("meet", routines.address("meet"))
+        self._team = routines.address("team")
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(routines.address("alone"))
+        self._parallel = gomp().GOMP_parallel
+        self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        self._routines = routines  # its code is in use
+
+    def run(self, context: npt.NDArray[np.int64], workers: int) -> None:
+        """Run on this many of torch's own threads; in a forked child, where they are gone, on this one."""
+        if workers == 1 or forked():
+            self._alone(context.ctypes.data)
+        else:
+            self._parallel(self._team, context.ctypes.data, workers, 0)
+
+
+@lru_cache
+def team_of(scalar: str) -> Team:
+    """The team of a precision."""
+    with LOCK:
+        key = key_of("routines", scalar)
+        if (found := load(key)) is not None:
+            return Team(Program(found[0]))
+        program = Program(print_routines(scalar, lanes_of(scalar)))
+        store(key, program.code, {})
+        return Team(program)
