@@ -21,6 +21,7 @@ APART = {
     "data": {"errors", "folders"},
     "folders": {"errors"},
     "options": {"errors"},
+    "parameters": set(),
     "formula": {"errors", "graph"},
     "report": {"errors", "graph", "cell", "formula", "records"},
     "records": {"errors"},
@@ -30,7 +31,9 @@ APART = {
 EXTRA = {
     "cell": {"options"},
     "cells": {"options"},
-    "compile": {"folders"},
+    "compile": {"folders", "parameters"},
+    "scan": {"parameters"},
+    "nn": {"parameters"},
     "train": {"options"},
     "tasks": {"data", VERSION},
     "cli": APART.keys() | {VERSION},

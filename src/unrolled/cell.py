@@ -28,7 +28,7 @@ import inspect
 import linecache
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -215,32 +215,6 @@ class EquationCell(Cell):
         taken = {*trace.inputs, *states, *outputs}
         names = {v.index: k for k, v in reversed(local.items()) if isinstance(v, Symbol) and k not in taken}
         return trace.finish(results, outputs, names, initial)
-
-
-class Stacked(Mapping[str, Tensor]):
-    """Parameters by name that are rows of a few tensors, so that gradients need not be put together.
-
-    Attributes:
-        tensors: the contiguous tensors.
-        parts: for each parameter its tensor's place in `tensors`, its first row, and how many it has.
-    """
-
-    def __init__(self, tensors: tuple[Tensor, ...], parts: Mapping[str, tuple[int, int, int]]) -> None:
-        self.tensors = tensors
-        self.parts = parts
-
-    def __getitem__(self, name: str) -> Tensor:
-        place, first, rows = self.parts[name]
-        return self.tensors[place].narrow(0, first, rows)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.parts
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts)
 
 
 class Weights:

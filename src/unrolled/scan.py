@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from unrolled.cell import Cell, Stacked
+from unrolled.cell import Cell
 from unrolled.compile.engine import host_cannot
 from unrolled.compile.recurrence import recur
 from unrolled.errors import BackendError, InputError
+from unrolled.parameters import Stacked
 
 BACKENDS: Final = ("auto", "cpu", "reference")
 

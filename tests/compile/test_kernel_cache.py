@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import ctypes
 import errno
 import hashlib
 import importlib
@@ -23,9 +24,10 @@ import torch
 import unrolled
 from cases import Setting, flat, gradients
 from unrolled import cells
-from unrolled.compile import cache, loop
+from unrolled.compile import cache, engine, loop
 from unrolled.compile.cache import SOURCE, key_of, load, source_hash, store
 from unrolled.compile.engine import Program
+from unrolled.compile.team import team_of
 
 PACKAGE = Path(unrolled.__file__).parent
 
@@ -79,7 +81,8 @@ def entry(folder: Path, code: bytes) -> Path:
 
 def squares(program: Program) -> list[int]:
     context = np.array([3, 2, 3, -5], dtype=np.int64)
-    program.run(context, 1)
+    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_long, ctypes.c_long)(program.address("entry"))
+    run(context.ctypes.data, 0, 1)
     return context[1:].tolist()
 
 
@@ -97,33 +100,22 @@ def test_a_program_from_an_object_hands_on_that_object(code: bytes) -> None:
     assert Program(code).code == code
 
 
-class ThroughDisk(Program):
-    """A program that was stored and loaded before it runs."""
-
-    count = 0
-
-    def __init__(self, text: str) -> None:
-        ThroughDisk.count += 1
-        store(key_of(text), Program(text).code, {})
-        super().__init__(load(key_of(text))[0])
-
-
 @pytest.mark.parametrize("cell", [cells.lstm, cells.gru], ids=lambda cell: cell.name)
 def test_a_cell_s_results_and_gradients_are_the_same_in_every_bit(
-    cell: unrolled.cell.EquationCell, monkeypatch: pytest.MonkeyPatch
+    cell: unrolled.cell.EquationCell, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = Setting(cell, 5, 19).case(T=7, B=8)
 
     def computed() -> dict[str, torch.Tensor]:
+        team_of.cache_clear()
+        monkeypatch.setattr(loop, "_loops", {})
         results = flat(*case.scan(backend="cpu"))
         return results | gradients(results, case.leaves)
 
     expected = computed()
-    monkeypatch.setattr(loop, "_loops", {})
-    monkeypatch.setattr(loop, "Program", ThroughDisk)
-    before = ThroughDisk.count
+    assert len(list(folder.iterdir())) == 3  # routines, forward and backward
+    monkeypatch.setattr(engine, "_compile", None)
     found = computed()
-    assert ThroughDisk.count == before + 2  # forward and backward
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
@@ -131,6 +123,7 @@ def test_a_cell_s_results_and_gradients_are_the_same_in_every_bit(
 
 def test_another_process_finds_the_kernel_and_computes_the_same(entry: Path) -> None:
     program = f"""
+import ctypes
 import numpy as np
 from unrolled.compile.cache import key_of, load
 from unrolled.compile.engine import Program
@@ -140,7 +133,9 @@ assert key == {KEY!r}, key
 code, facts = load(key)
 assert facts == {FACTS!r}, facts
 context = np.array([3, 2, 3, -5], dtype=np.int64)
-Program(code).run(context, 1)
+program = Program(code)
+run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_long, ctypes.c_long)(program.address("entry"))
+run(context.ctypes.data, 0, 1)
 assert context[1:].tolist() == [4, 9, 25], context
 """
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": "7"}, check=True)
@@ -236,6 +231,9 @@ def test_with_another_of_these_a_kernel_is_not_found(
     assert load(key_of("squares")) is None
 
 
+PRINT_NONE = {"unrolled.errors", "unrolled.folders", "unrolled.parameters"}
+
+
 def imported_by(path: Path) -> set[str]:
     """The modules of this library that a file imports."""
     nodes = ast.walk(ast.parse(path.read_text()))
@@ -244,14 +242,14 @@ def imported_by(path: Path) -> set[str]:
 
 
 def test_the_source_that_counts_is_all_that_the_compiler_is_made_of(tmp_path: Path) -> None:
-    """A byte more in any module that it imports is another source; `errors` and `folders` print none."""
+    """A byte more in any module that it imports is another source, but for those that print nothing."""
     copy = tmp_path / "unrolled"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     assert source_hash(copy) == SOURCE
     found = {path.relative_to(copy) for path in copy.glob("compile/*.py")}
     todo = list(found)
     while todo:
-        for module in imported_by(copy / todo.pop()) - {"unrolled.errors", "unrolled.folders"}:
+        for module in imported_by(copy / todo.pop()) - PRINT_NONE:
             path = Path(importlib.import_module(module).__file__).relative_to(PACKAGE)
             if path not in found:
                 found.add(path)

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unrolled.cell import Stacked
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.memory import workspace
 from unrolled.compile.passes import backward_plan, forward_plan
 from unrolled.compile.plan import Plan, Sizes
 from unrolled.errors import InputError
 from unrolled.graph import Graph
+from unrolled.parameters import Stacked
 
 PLANS = 256
 """Plans kept for each loop; the oldest go first."""

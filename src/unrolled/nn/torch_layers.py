@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unrolled.cell import Cell, Stacked
+from unrolled.cell import Cell
 from unrolled.cells import gru, lstm, rnn
 from unrolled.errors import InputError
 from unrolled.nn.stack import RecurrentStack
+from unrolled.parameters import Stacked
 
 
 class _TorchLayer(RecurrentStack):
