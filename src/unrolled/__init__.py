@@ -13,7 +13,7 @@ outputs, state = layer(x)
 """
 
 from unrolled import cells
-from unrolled.cell import Cell, cell, fit
+from unrolled.cell import Cell, cell, fit, layer_norm
 from unrolled.errors import (
     BackendError,
     CellError,
@@ -30,5 +30,5 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "DataError",
-    "DivergedError", "InputError", "Recurrent", "UnrolledError", "cell", "cells", "fit", "scan",
+    "DivergedError", "InputError", "Recurrent", "UnrolledError", "cell", "cells", "fit", "layer_norm", "scan",
 ]  # fmt: skip

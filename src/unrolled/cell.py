@@ -11,8 +11,11 @@ The notation, complete:
 - `W.i(x, h)` is an affine map: a matrix `i.x`, a matrix `i.h` and a bias `i.bias`. An argument computed
   in the step is named by keyword: `W.n(x, h=r * h)`. `bias=1.0` is where the bias starts, `bias=False` leaves
   it out; `init={"h": "identity"}` asks for an initialiser.
-- `W.p * c`: a name that is not called is a learned vector. `W["i"]` is `W.i`, for names made in a loop.
+- `W.p * c`: a name that is not called is a learned vector; `W.p(init=1.0)` says where it starts.
+- `W["i"]` is `W.i`, for names made in a loop.
 - `fit(W.x, x, like=h)` is x where it already has h's width, or else its projection `W.x(x, bias=False)`.
+- `v.mean(-1, keepdim=True)`, or the same with `torch.mean`, `sum` or `amax`, is one number a row, taken over
+  the units of v; it meets values of every width. `layer_norm(v, W.gain_v, W.bias_v)` is written with it.
 - Everything else is an operator or a torch function from `unrolled.graph.OPERATIONS`.
 - Parameters of the function: the inputs, the states in order, `W`; keyword-only ones are the cell's options.
 - It returns the new states in order, then the values declared as `outputs`.
@@ -36,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.errors import CellError, InputError
-from unrolled.graph import OPERATIONS, Graph, Parameter, affine, parameter_in
+from unrolled.graph import OPERATIONS, PER_ROW, Graph, Parameter, affine, parameter_in
 from unrolled.options import options_of
 from unrolled.trace import Operand, Symbol, Trace, TracedWeight
 
@@ -202,6 +205,8 @@ class EquationCell(Cell):
         for name, result in zip(wanted, results, strict=True):
             if not result.width:
                 raise CellError(f"{where} returns a number for {name}: it must be a vector")
+            if result.width == PER_ROW:
+                raise CellError(f"{where} returns one number a row for {name}: it must be a vector")
             if not trace.varies(result.index):
                 raise CellError(
                     f"{where} returns learned vectors for {name}: it must use an input or a state"
@@ -232,7 +237,7 @@ class Weights:
 
 
 class BoundWeight(Operand):
-    """`W.name` on tensors: the learned vector itself, or the affine map when called."""
+    """`W.name` on tensors: the learned vector itself, or the affine map when called with values."""
 
     def __init__(
         self, parameters: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]], name: str
@@ -242,6 +247,8 @@ class BoundWeight(Operand):
         self._name = name
 
     def __call__(self, *values: Tensor, bias: Any = None, init: Any = None, **named: Tensor) -> Tensor:
+        if self._name not in self._sources:
+            return parameter_in(self._parameters, self._name)
         positional = dict(zip(self._sources[self._name], values, strict=False))
         return affine(self._parameters, self._name, {k: _tensor(v) for k, v in (positional | named).items()})
 
@@ -284,6 +291,30 @@ def fit(weight: Any, x: Any, like: Any) -> Any:
     if weight.is_map():
         return weight(x, bias=False)
     return x if x.is_floating_point() else F.one_hot(x.long(), like.shape[-1]).to(like.dtype)
+
+
+def layer_norm(v: Any, gain: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Any:
+    """v with mean 0 and variance 1 over the units of each row, times the gain, plus the bias.
+
+        (v − μ) / √(σ² + eps) ⊙ gain + bias,  μ = mean(v),  σ² = mean((v − μ)²)
+
+    For equations, as in `layer_norm(W.a(x, h), W.gain_a, W.bias_a)`, and for tensors. A learned gain starts
+    at 1 and a learned bias at 0; `W.gain_a(init=0.1)` starts elsewhere.
+
+    Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450.
+    """
+    if isinstance(v, Operand):
+        normal = v.apply("layer_norm", (v, eps))
+    else:
+        normal = OPERATIONS["layer_norm"].run(v, eps)
+    if gain is not None:
+        normal = normal * _starting(gain, 1.0)
+    return normal if bias is None else normal + _starting(bias, 0.0)
+
+
+def _starting(weight: Any, value: float) -> Any:
+    """The learned vector, starting from a value where it is not said otherwise."""
+    return weight(init=value) if isinstance(weight, TracedWeight | BoundWeight) else weight
 
 
 def _find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell:

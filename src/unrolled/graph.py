@@ -4,7 +4,8 @@ A `Graph` is a list of `Node`s in the order in which the equations were written.
 cell is read off it: parameters and their shapes, the formulas, the drawing, the saved form in a checkpoint.
 A graph also runs on tensors by itself, so a cell can be restored without its source code.
 
-`OPERATIONS` is the one table of pointwise operations. Adding an operation is adding a row.
+`OPERATIONS` is the one table of operations: pointwise ones, and reductions over the units of a row. Adding an
+operation is adding a row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from unrolled.errors import CellError, InputError
 
+PER_ROW: Final = "1"
+"""The width of one number for each row of the batch, such as a mean over units; it fits every width."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -29,7 +33,12 @@ class Operation:
     `run` computes it on tensors; `also` lists other torch functions that mean the same; `text` is how it is
     written in a formula, with {0}, {1} for its operands; `binding` is how tightly that text holds together
     (1 sum, 2 product, 3 sign, 4 power, 5 call). `adjoint(d, y, *operands)` gives the gradient of each operand
-    from that of the result y, written with rows of this table; None where the result is a condition.
+    from that of the result y, written with rows of this table and `operand.units`, how many units it has;
+    None where the result is a condition. A gradient is summed or repeated over units where the widths ask
+    for it, so no row says so.
+
+    `reduces`: the result is one number for each row, from all units of the operand. `composed`: `run` is
+    written with other rows of this table, and the compiler works on those; it needs no adjoint of its own.
     """
 
     name: str
@@ -38,6 +47,13 @@ class Operation:
     binding: int = 5
     adjoint: Callable[..., tuple[Any, ...]] | None = None
     also: tuple[Callable[..., Any], ...] = ()
+    reduces: bool = False
+    composed: bool = False
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether a unit of the result depends on that unit of the operands alone."""
+        return not (self.reduces or self.composed)
 
     @property
     def arity(self) -> int:
@@ -67,6 +83,29 @@ def _split(d: Any, a: Any, b: Any) -> tuple[Any, Any]:
 
 def _where_adjoint(d: Any, y: Any, condition: Any, a: Any, b: Any) -> tuple[Any, Any, Any]:
     return None, torch.where(condition, d, 0.0), torch.where(condition, 0.0, d)
+
+
+def _sum(a: Any) -> Any:
+    return torch.sum(a, -1, keepdim=True)
+
+
+def _mean(a: Any) -> Any:
+    return torch.mean(a, -1, keepdim=True)
+
+
+def _amax(a: Any) -> Any:
+    return torch.amax(a, -1, keepdim=True)
+
+
+def _amax_adjoint(d: Any, y: Any, a: Any) -> tuple[Any]:
+    """The gradient goes to the largest unit; in equal parts where several are, as in torch."""
+    count = _sum(torch.where(a >= y, 1.0, 0.0))
+    return (torch.where(a >= y, d / count, 0.0),)
+
+
+def _layer_norm(a: Any, eps: Any) -> Any:
+    centred = a - _mean(a)
+    return centred / torch.sqrt(_mean(centred * centred) + eps)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -124,6 +163,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         Operation("lt", torch.lt, "[{0} < {1}]", 5, None, (torch.less,)),
         Operation("le", torch.le, "[{0} ≤ {1}]", 5, None, (torch.less_equal,)),
         Operation("where", torch.where, "where({0}, {1}, {2})", 5, _where_adjoint),
+        Operation("sum", _sum, "sum({0})", 5, lambda d, y, a: (d,), (torch.sum,), reduces=True),
+        Operation("mean", _mean, "mean({0})", 5, lambda d, y, a: (d / a.units,), (torch.mean,), reduces=True),
+        Operation("amax", _amax, "max({0})", 5, _amax_adjoint, (torch.amax,), reduces=True),
+        Operation("layer_norm", _layer_norm, "LN({0}, {1})", 5, composed=True),
     )
 }
 
@@ -147,7 +190,8 @@ class Node:
     sources: for an affine map, the name of each argument; its matrices are `name.source`.
     bias: for an affine map, the initial value of its bias, or None for no bias.
     value: of a constant.
-    width: a symbol such as "D" or "H"; "" for a number, which fits every width.
+    width: a symbol such as "D" or "H"; `PER_ROW` for one number a row, "" for a number, which both fit every
+        width.
     """
 
     kind: str
@@ -255,6 +299,11 @@ class Graph:
         return any(
             self.nodes[k].kind == "input" and self.nodes[k].name == name for k in used.union(self.results)
         )
+
+    @cached_property
+    def reduces(self) -> bool:
+        """Whether some value depends on all units of a row in another way than through a matrix."""
+        return any(node.kind in OPERATIONS and not OPERATIONS[node.kind].pointwise for node in self.nodes)
 
     def without_biases(self) -> Graph:
         """The same step with every affine map linear."""

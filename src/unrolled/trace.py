@@ -3,19 +3,27 @@
 A `Symbol` stands for a value of the step, a `TracedWeight` for `W.name`. Operators and torch functions on
 them look up their row in `OPERATIONS` and add a node. Widths start as unknowns (`?…`), as D for inputs and as
 H for states, and are unified when two values meet in an operation; D and H stay distinct unless the caller
-says they are equal.
+says they are equal. One number a row, from a reduction, fits every width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from unrolled.errors import CellError
-from unrolled.graph import OPERATION_OF, OPERATIONS, Graph, Node
+from unrolled.graph import OPERATION_OF, OPERATIONS, PER_ROW, Graph, Node
+
+INSTEAD: Final = dict.fromkeys(
+    ("matmul", "rmatmul", "mm", "linear", "bmm", "einsum"), "a matrix is written W.name(h)"
+) | {"layer_norm": "write unrolled's layer_norm(v, W.gain_v, W.bias_v)"}
+"""What to write instead of a function of torch, where it is more than a look at the table."""
+
+METHODS: Final = [name for name in OPERATIONS if hasattr(Tensor, name) and name != "where"]
+"""What may be written as a method of a value; a tensor's `where` has its operands in another order."""
 
 
 class Operand:
@@ -35,13 +43,10 @@ class Operand:
         name = OPERATION_OF.get(function)
         called = getattr(function, "__name__", str(function)).strip("_")
         if name is None:
-            matrix = called in ("matmul", "rmatmul", "mm", "linear", "bmm", "einsum")
-            known = "a matrix is written W.name(h)" if matrix else f"known: {', '.join(OPERATIONS)}"
+            known = INSTEAD.get(called, f"known: {', '.join(OPERATIONS)}")
             raise CellError(f"a cell cannot use torch's {called!r}; {known}")
-        options = {k: v for k, v in (kwargs or {}).items() if v is not False and v is not None}
-        if options or len(args) != OPERATIONS[name].arity:
-            raise CellError(f"inside a cell {called} takes {OPERATIONS[name].arity} values and no options")
-        return next(arg for arg in args if isinstance(arg, Operand)).apply(name, args)
+        operands = _operands(name, called, args, kwargs or {})
+        return next(arg for arg in operands if isinstance(arg, Operand)).apply(name, operands)
 
     def __add__(self, other: Any) -> Any:
         return self.apply("add", (self, other))
@@ -126,9 +131,9 @@ class Symbol(Operand):
         return self.trace.operation(name, operands)
 
     def __getattr__(self, name: str) -> Any:
-        if name in OPERATIONS:
-            return lambda *others: self.apply(name, (self, *others))
-        raise CellError(f"a value inside a cell has no {name!r}; known: {', '.join(OPERATIONS)}")
+        if name in METHODS:
+            return lambda *args, **options: self.apply(name, _operands(name, name, (self, *args), options))
+        raise CellError(f"a value inside a cell has no {name!r}; known: {', '.join(METHODS)}")
 
     def __getitem__(self, key: Any = None) -> Any:
         raise CellError("a value inside a cell cannot be sliced: give each part a map of its own")
@@ -150,9 +155,13 @@ class TracedWeight(Operand):
         self,
         *values: Any,
         bias: float | bool = 0.0,
-        init: Mapping[str, float | str] | None = None,
+        init: Mapping[str, float | str] | float | str | None = None,
         **named: Any,
     ) -> Symbol:
+        if isinstance(init, int | float | str):
+            if values or named:
+                raise CellError(f"init of W.{self.name} names its matrices, as in init={{'h': {init!r}}}")
+            return self.trace.vector(self.name, init)
         arguments: dict[str, Symbol] = {}
         for position, value in enumerate(values, 1):
             if not isinstance(value, Symbol) or value.node.kind not in ("input", "state"):
@@ -167,6 +176,27 @@ class TracedWeight(Operand):
         return self.trace.affine(
             self.name, arguments, None if bias is False else 0.0 if bias is True else float(bias), init or {}
         )
+
+
+def _operands(name: str, called: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a call of a torch function computes from.
+
+    Raises:
+        CellError: the number of values or the options are not those that a cell may write.
+    """
+    options = {k: v for k, v in options.items() if v is not False and v is not None}
+    row = OPERATIONS[name]
+    if row.reduces:
+        given = dict(zip(("input", "dim", "keepdim"), args, strict=False)) | options
+        value = given.pop("input", None)
+        if len(args) > 3 or value is None or given != {"dim": -1, "keepdim": True}:
+            raise CellError(
+                f"inside a cell {called} goes over the units of each row: write {called}(v, -1, keepdim=True)"
+            )
+        return (value,)
+    if options or len(args) != row.arity:
+        raise CellError(f"inside a cell {called} takes {row.arity} values and no options")
+    return args
 
 
 _MODULE = nn.Module()
@@ -198,22 +228,32 @@ class Trace:
         if isinstance(value, Symbol):
             return value
         if isinstance(value, TracedWeight):
-            self._check_use(value.name, "vector")
-            for index, node in enumerate(self.nodes):
-                if node.kind == "vector" and node.name == value.name:
-                    return Symbol(self, index)
-            return self._add(Node("vector", name=value.name, width=self._unknown()))
+            return self.vector(value.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
             raise CellError(f"a {kind} cannot enter an equation: use a number or a learned vector W.name")
         return self._add(Node("constant", value=float(value)))
+
+    def vector(self, name: str, init: float | str | None = None) -> Symbol:
+        """The learned vector `W.name`, and where it starts if that is said."""
+        self._check_use(name, "vector")
+        if init is not None:
+            self._inits[name] = init
+        for index, node in enumerate(self.nodes):
+            if node.kind == "vector" and node.name == name:
+                return Symbol(self, index)
+        return self._add(Node("vector", name=name, width=self._unknown()))
 
     def operation(self, name: str, operands: tuple[Any, ...]) -> Symbol:
         """A node for one row of the table; a factor of exactly 1 leaves no trace."""
         if name == "mul" and 1 in (numbers := [v for v in operands if isinstance(v, int | float)]):
             return self.operand(next(v for v in operands if v is not numbers[0]))
         args = tuple(self.operand(value).index for value in operands)
-        return self._add(Node(name, args, width=self.unify(args, name)))
+        row = OPERATIONS[name]
+        given = {"": "a number", PER_ROW: "one number a row"}.get(self.width(args[0]))
+        if given and (row.composed or (row.reduces and given == "a number")):
+            raise CellError(f"{name} goes over the units of each row, but was given {given}")
+        return self._add(Node(name, args, width=PER_ROW if row.reduces else self.unify(args, name)))
 
     def affine(
         self, name: str, arguments: dict[str, Symbol], bias: float | None, init: Mapping[str, float | str]
@@ -225,6 +265,11 @@ class Trace:
         for source, value in arguments.items():
             if not value.width:
                 raise CellError(f"argument {source!r} of W.{name} is a number: a matrix needs a vector")
+            if value.width == PER_ROW:
+                raise CellError(
+                    f"argument {source!r} of W.{name} is one number a row: a matrix needs a vector; "
+                    f"a learned vector times a number is W.p * {source}"
+                )
         node = Node(
             "affine",
             tuple(v.index for v in arguments.values()),
@@ -282,11 +327,11 @@ class Trace:
             results=tuple(place[s.index] for s in results),
             names={place[k]: name for k, name in names.items() if k in place},
             initial={name: float(value) for name, value in initial.items()},
-            inits=dict(self._inits),
         )
-        if unknown := self._inits.keys() - graph.parameters.keys():
+        traced = replace(graph, nodes=tuple(self.nodes)).parameters
+        if unknown := self._inits.keys() - traced.keys():
             raise CellError(f"init names {min(unknown)!r}, which is not a parameter of this cell")
-        return graph
+        return replace(graph, inits={k: v for k, v in self._inits.items() if k in graph.parameters})
 
     def _add(self, node: Node) -> Symbol:
         self.nodes.append(node)
@@ -296,15 +341,18 @@ class Trace:
         return f"?{len(self.nodes):04}"
 
     def unify(self, indices: tuple[int, ...], what: str) -> str:
-        """Make these nodes' widths one; numbers have none. `what` begins the message if they cannot be."""
-        widths = [w for w in dict.fromkeys(self.width(k) for k in indices) if w]
+        """Make these nodes' widths one; numbers and numbers a row fit any. `what` begins the message if they
+        cannot be."""
+        found = dict.fromkeys(self.width(k) for k in indices)
+        widths = [w for w in found if w not in ("", PER_ROW)]
         fixed = [w for w in widths if w.startswith("D")]
         if len(fixed) > 1 or (fixed and any(w.startswith("H") for w in widths)):
             raise CellError(
                 f"{what} joins an input (width D) with a value of width H: "
                 "project the input, as in W.x(x), or write fit(W.x, x, like=h)"
             )
-        kept = min(widths, key=lambda w: ("DH?".index(w[0]), w), default="")
+        narrow = PER_ROW if PER_ROW in found else ""
+        kept = min(widths, key=lambda w: ("DH?".index(w[0]), w), default=narrow)
         self._equal.update({other: kept for other in widths if other != kept})
         return kept
 

@@ -22,7 +22,8 @@ def by_adjoint(
     adjoint = derive(forward)
     known = {f"value {k}": value for k, value in enumerate(values)}
     known |= {f"d_{name}": gradient for name, gradient in upstream.items()}
-    done = adjoint.step.run(known, parameters)
+    sizes = {n.width: value.shape[-1] for n, value in zip(forward.nodes, values, strict=True) if n.width}
+    done = adjoint.step.run(known, parameters, sizes)
     result = {name: done[k] for name, k in adjoint.step.results.items()}
     found = {name: torch.zeros_like(value) for name, value in (read | parameters).items()}
     found |= {name: result[f"d_{name}"] for name in read if f"d_{name}" in result}
@@ -87,7 +88,8 @@ def test_the_adjoint_of_every_row_is_its_gradient(name: str) -> None:
     @cell(states="a b")
     def one(a, b, W):
         operands = (a > b, a, b) if name == "where" else (a, b)[: row.arity]
-        return operands[0].apply(name, operands), b
+        value = operands[0].apply(name, operands)
+        return value * b if row.reduces else value, b
 
     positive = name in ("log", "log1p", "sqrt", "pow")
     a = torch.tensor([[0.3, 1.7, 25.0, 0.5], [2.0, 0.9, 3.1, 0.2]], dtype=torch.float64)

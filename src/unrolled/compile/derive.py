@@ -3,7 +3,8 @@
 For a step y = f(x, h; W) the adjoint reads the gradient of every result, `d_NAME`, and values of the forward
 step, and computes the gradients of what was read. A product with a matrix becomes one with its transpose. The
 gradient of the matrix itself is a sum over time and rows and is left to one large product after the loop: the
-adjoint only names the two values that enter it.
+adjoint only names the two values that enter it. One number a row gets the sum over units of the gradients
+of what it enters.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from unrolled.compile.step import Builder, Expression, Node, Step
-from unrolled.graph import OPERATIONS
+from unrolled.graph import OPERATIONS, PER_ROW
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def derive(
     """
     known = {k: f"value {k}" for k in range(len(forward.nodes))} if known is None else known
     builder = Builder()
-    gradients: dict[int, Expression] = {}
+    gradients: dict[int, dict[str, Expression]] = {}  # what has arrived at a node, by its width
 
     def value(index: int) -> Expression:
         """What the forward step computed at a node."""
@@ -61,11 +62,28 @@ def derive(
             return builder.make(node)
         if index in known or node.kind == "read":
             return builder.make(Node("read", name=known.get(index, node.name), width=node.width))
-        return builder.operation(node.kind, tuple(value(k) for k in node.args))
+        args = tuple(value(k) for k in node.args)
+        if node.kind == "product":
+            return builder.product(node.name, args[0], node.width)
+        return builder.operation(node.kind, args)
 
     def arrive(index: int, gradient: Expression | None) -> None:
         if gradient is not None and forward.nodes[index].kind != "constant":
-            gradients[index] = gradients[index] + gradient if index in gradients else gradient
+            arrived = gradients.setdefault(index, {})
+            before = arrived.get(gradient.width)
+            arrived[gradient.width] = gradient if before is None else before + gradient
+
+    def total(index: int) -> Expression:
+        """The gradient of a node, as wide as the node."""
+        width = forward.nodes[index].width
+        parts = [
+            builder.operation("sum", (part,)) if width == PER_ROW != part.width else part
+            for part in gradients[index].values()
+        ]
+        found = parts[0]
+        for part in parts[1:]:
+            found = found + part
+        return found if found.width == width else builder.spread(found, width)
 
     for name, index in forward.results.items():
         for source in arriving[name] if arriving else (f"d_{name}",):
@@ -78,7 +96,7 @@ def derive(
         node = forward.nodes[index]
         if index not in gradients:
             continue
-        d = gradients[index]
+        d = total(index)
         if node.kind == "read":
             results[f"d_{node.name}"] = d
         elif node.kind == "vector":

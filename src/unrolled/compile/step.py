@@ -1,20 +1,21 @@
 """A step in the form the compiler works on: one product a matrix, everything shared computed once.
 
 `lower` takes the affine maps of a `Graph` apart: `W.i(x, h)` becomes the product of `i.x` with x, that of
-`i.h` with h, and the vector `i.bias`, added up. The adjoint of a step (`unrolled.compile.derive`) is a step
-too, so that one scheduler and one printer serve both directions.
+`i.h` with h, and the vector `i.bias`, added up. A composed row of the table becomes the rows it is written
+with, so that only sums, means and maxima go over the units of a row. The adjoint of a step
+(`unrolled.compile.derive`) is a step too, so that one scheduler and one printer serve both directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from unrolled.graph import OPERATIONS, Graph
+from unrolled.graph import OPERATIONS, PER_ROW, Graph
 from unrolled.trace import Operand
 
 
@@ -23,9 +24,11 @@ class Node:
     """One value of a lowered step.
 
     kind: `read` (of what `name` says: an input, a state, a value of the forward step), `constant`, `vector`
-        (a learned one), `product` (the matrix `name`, or its transpose, times the operand), or a row of the
-        table.
-    width: a symbol such as "H"; "" for a number.
+        (a learned one), `product` (the matrix `name`, or its transpose, times the operand), `size` (how many
+        units the width `name` has), `spread` (one number a row, at every unit of this node's width), or a row
+        of the table.
+    width: a symbol such as "H"; `PER_ROW` for one number a row, "" for a number. Operands of a row of the
+        table are as wide as the node, or fit every width.
     """
 
     kind: str
@@ -48,16 +51,29 @@ class Step:
         node = self.nodes[k]
         return self._value(node, [self.run_to(a, read, parameters) for a in node.args], read, parameters)
 
-    def run(self, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[Any]:
-        """The value of every node, on tensors: what the kernels are compared with."""
+    def run(
+        self,
+        read: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        sizes: Mapping[str, int] | None = None,
+    ) -> list[Any]:
+        """The value of every node, on tensors: what the kernels are compared with.
+
+        Args:
+            sizes: what the width symbols are, for the adjoint of a step with reductions.
+        """
         done: list[Any] = []
         for node in self.nodes:
-            done.append(self._value(node, [done[k] for k in node.args], read, parameters))
+            done.append(self._value(node, [done[k] for k in node.args], read, parameters, sizes))
         return done
 
     @staticmethod
     def _value(
-        node: Node, args: list[Any], read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+        node: Node,
+        args: list[Any],
+        read: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        sizes: Mapping[str, int] | None = None,
     ) -> Any:
         match node.kind:
             case "read":
@@ -69,6 +85,10 @@ class Step:
             case "product":
                 matrix = parameters[node.name]
                 return args[0] @ (matrix if node.transposed else matrix.t())
+            case "size":
+                return (sizes or {})[node.name]
+            case "spread":
+                return args[0].expand(*args[0].shape[:-1], (sizes or {})[node.width])
             case _:
                 return OPERATIONS[node.kind].run(*args)
 
@@ -83,6 +103,15 @@ class Expression(Operand):
     @property
     def node(self) -> Node:
         return self.builder.nodes[self.index]
+
+    @property
+    def width(self) -> str:
+        return self.node.width
+
+    @property
+    def units(self) -> Expression:
+        """How many units it has, as a number of the step."""
+        return self.builder.make(Node("size", name=self.width))
 
     def apply(self, name: str, operands: tuple[Any, ...]) -> Expression:
         return self.builder.operation(name, operands)
@@ -106,7 +135,8 @@ class Builder:
         return self.make(Node("constant", value=float(value)))
 
     def operation(self, name: str, operands: tuple[Any, ...]) -> Expression:
-        """One row of the table, simplified where an operand is 0 or 1."""
+        """One row of the table, simplified where an operand is 0 or 1; a composed one is written out."""
+        row = OPERATIONS[name]
         a, *rest = (v if isinstance(v, Expression) else self.constant(v) for v in operands)
         known = [e.node.value if e.node.kind == "constant" else None for e in (a, *rest)]
         match (name, known):
@@ -116,12 +146,22 @@ class Builder:
                 return a
         if None not in known:
             tensors = [torch.tensor(value, dtype=torch.float64) for value in known]
-            return self.constant(float(OPERATIONS[name].run(*tensors)))
-        width = next((e.node.width for e in (a, *rest) if e.node.width), "")
+            return self.constant(float(row.run(*tensors)))
+        if row.reduces and a.width == PER_ROW:
+            return a
+        if row.composed:
+            return cast(Expression, row.run(a, *rest))
+        if name == "div" and a.width not in ("", PER_ROW) and rest[0].width == PER_ROW:
+            return self.operation("mul", (a, 1 / rest[0]))  # one division a row
+        width = PER_ROW if row.reduces else _widest(e.width for e in (a, *rest))
         return self.make(Node(name, tuple(e.index for e in (a, *rest)), width=width))
 
     def product(self, matrix: str, operand: Expression, width: str, transposed: bool = False) -> Expression:
         return self.make(Node("product", (operand.index,), matrix, transposed=transposed, width=width))
+
+    def spread(self, operand: Expression, width: str) -> Expression:
+        """One number a row, at every unit of a width."""
+        return self.make(Node("spread", (operand.index,), width=width))
 
     def finish(self, results: Mapping[str, Expression]) -> Step:
         """The step of these results, without what they do not need."""
@@ -135,6 +175,11 @@ class Builder:
             for n in (self.nodes[old] for old in place)
         )
         return Step(tuple(nodes), {name: place[e.index] for name, e in results.items()})
+
+
+def _widest(widths: Iterable[str]) -> str:
+    """The width of a pointwise result: that of its widest operand."""
+    return max(widths, key=lambda w: 0 if not w else 1 if w == PER_ROW else 2)
 
 
 def lower(graph: Graph) -> Step:

@@ -41,7 +41,7 @@ def draw(cell: Cell, steps: int = 4) -> str:
     for k, line in enumerate(lines):
         canvas.text(MARGIN, 86 + 25 * k, line, "formula")
     top = 114.0 + 25 * len(lines)
-    canvas.heading(top, "One step", "Boxes are learned; circles act on each element.")
+    canvas.heading(top, "One step", f"Boxes are learned; circles act on each element{_on_rows(cell.graph)}.")
     layout = step_layout(cell.graph)
     _draw_step(canvas, cell.graph, layout, MARGIN, top + 26)
     top += 26 + layout.height + 56
@@ -49,6 +49,13 @@ def draw(cell: Cell, steps: int = 4) -> str:
     _draw_unrolled(canvas, cell, steps, top + 30)
     description = f"The computational graph of one step, and the cell unrolled over time (T = {steps}). "
     return canvas.finish(cell.name, description + "; ".join(lines))
+
+
+def _on_rows(graph: Graph) -> str:
+    """What of the operations looks at more than one element."""
+    rows = (OPERATIONS[node.kind] for node in graph.nodes if node.kind in OPERATIONS)
+    names = dict.fromkeys(row.text.partition("(")[0] for row in rows if not row.pointwise)
+    return f", {' and '.join(names)} on a whole row" if names else ""
 
 
 # One step
