@@ -72,7 +72,27 @@ def direct(x, h, W):
     return h, W.y(h=h, x=x) - 2
 
 
-OWN = (slstm, oscillator, delays, two_products, projected, by_sign, direct)
+@cell(states="h c")
+def row_numbers(x, h, c, W):
+    """Numbers of a row: of inputs, states and a learned vector, alone, of each other, and meeting vectors."""
+    a = W.a(x, h)
+    mean = a.mean(-1, keepdim=True)
+    variance = torch.mean((a - mean) ** 2, -1, keepdim=True)
+    largest = maximum(x.mean(-1, keepdim=True), torch.sum(mean, -1, keepdim=True) + 0.25)
+    level = sigmoid(c.sum(-1, keepdim=True) - torch.mean(W.q, -1, keepdim=True))
+    h = torch.where(variance > largest, W.gain * mean, tanh(a / torch.sqrt(variance + 0.5))) + h * level
+    return h, W.q * largest - W.r(v=level * x)
+
+
+@cell(states="h")
+def attending(x, h, W):
+    """A softmax over the units."""
+    e = W.e(x, h)
+    e = exp(e - e.amax(-1, keepdim=True))
+    return e / e.sum(-1, keepdim=True) * tanh(W.v(x, h)) + W.keep * h
+
+
+OWN = (slstm, oscillator, delays, two_products, projected, by_sign, direct, row_numbers, attending)
 
 SPELLED = (
     *CELLS,
@@ -85,6 +105,7 @@ SPELLED = (
     "lstm(coupled=true)",
     "lstm(projection=true, peepholes=vector)",
     "gated(activation=softplus)",
+    "layer_norm_lstm(forget_bias=1, eps=0.01)",
 )
 
 
@@ -157,11 +178,13 @@ class Case:
 
 
 SETTINGS = (
-    *(Setting(find(text)) for text in SPELLED),
-    *(Setting(own) for own in OWN),
+    *(Setting(c, H=5 if c.graph.reduces else 2) for c in (*map(find, SPELLED), *OWN)),
     Setting(CELLS["mut1"], 3, 3),
     Setting(CELLS["mut2"], 3, 3),
 )
+
+COMPILED = tuple(setting for setting in SETTINGS if not setting.cell.graph.reduces)
+"""What kernels can run."""
 
 
 def random(*shape: int) -> Tensor:

@@ -7,13 +7,21 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from cases import Setting
 from unrolled.cells import find
+from unrolled.nn import Recurrent
 
 
 def sigma(a):
     return 1 / (1 + np.exp(-a))
+
+
+def LN(z, alpha, beta=0.0, eps=1e-5):
+    """Ba et al. 2016: (z − μ) / σ ⊙ α + β, by torch, whose σ is √(variance + eps)."""
+    return F.layer_norm(torch.from_numpy(z), z.shape[-1:], eps=eps).numpy() * alpha + beta
 
 
 def rnn(x, M, p, h):
@@ -144,6 +152,29 @@ def mgu(x, M, p, h):
     return {"h": (1 - f) * h + f * np.tanh(M("n", x=x, h=f * h))}
 
 
+def layer_norm_rnn(x, M, p, h):
+    """Equation 4 of Ba et al.; the mean and the deviation are those of all units of a."""
+    a = M("h", x=x, h=h)
+    return {"h": np.tanh(LN(a, p("gain_h"), p("bias_h")))}
+
+
+def layer_norm_lstm(eps: float = 1e-5) -> Callable:
+    """Equations 20 to 22 of Ba et al., gate by gate; our bias is the sum of their β1, β2 and b."""
+
+    def step(x, M, p, h, c):
+        def summed(gate):
+            beta1 = 0.25 * p(f"bias_{gate}")
+            beta2, b = 2 * beta1, beta1
+            of_h = LN(M(f"u{gate}", h=h), p(f"gain_{gate}h"), beta1, eps)
+            return of_h + LN(M(gate, x=x), p(f"gain_{gate}x"), beta2, eps) + b
+
+        f, i, o, g = map(summed, "fiog")
+        c = sigma(f) * c + sigma(i) * np.tanh(g)
+        return {"h": sigma(o) * np.tanh(LN(c, p("gain_c"), p("bias_c"), eps)), "c": c}
+
+    return step
+
+
 PAPERS = {
     "rnn": rnn,
     "irnn": rnn_relu,
@@ -166,6 +197,9 @@ PAPERS = {
     "mut3": mut3,
     "gated": gated,
     "mgu": mgu,
+    "layer_norm_rnn": layer_norm_rnn,
+    "layer_norm_lstm": layer_norm_lstm(),
+    "layer_norm_lstm(eps=0.125)": layer_norm_lstm(eps=0.125),
 }
 
 
@@ -203,6 +237,16 @@ def test_only_mut1_and_mut2_project_x_and_only_where_it_must(name, projected):
     assert ("v.x" in cell.graph.parameters) == projected
     assert "v.x" not in cell.square.parameters
     assert "v.bias" not in cell.graph.parameters
+
+
+def test_gains_start_at_one_and_biases_where_the_cell_says():
+    for name in ("layer_norm_rnn", "layer_norm_lstm", "layer_norm_lstm(forget_bias=1.5)"):
+        layer = Recurrent(find(name), 3, 4)
+        vectors = {n.partition(".")[2]: v for n, v in layer.named_parameters() if v.ndim == 1}
+        assert len(vectors) == (2 if name == "layer_norm_rnn" else 14)
+        for key, value in vectors.items():
+            start = 1.0 if "gain" in key else 1.5 if key == "bias_f" and "1.5" in name else 0.0
+            assert torch.equal(value, torch.full((4,), start)), key
 
 
 BIASES = {
