@@ -15,7 +15,7 @@ import torch
 from torch import sigmoid, tanh
 
 from cases import Setting, one_line, projected, random, slstm
-from unrolled import Cell, CellError, InputError, cell, cells, fit
+from unrolled import Cell, CellError, InputError, cell, cells, fit, layer_norm
 from unrolled.cells import gru, lstm, mut1, rnn
 from unrolled.graph import Parameter
 
@@ -556,6 +556,66 @@ def floor_division(x, h, W):
     return W.a(x, h) // 2
 
 
+def a_mean_of_everything(x, h, W):
+    return W.a(x, h) * h.mean()
+
+
+def a_mean_over_the_batch(x, h, W):
+    return W.a(x, h) * torch.mean(h, 0, keepdim=True)
+
+
+def a_sum_that_drops_its_axis(x, h, W):
+    return W.a(x, h) * h.sum(dim=-1)
+
+
+def a_largest_of_two(x, h, W):
+    return W.a(x, h) * torch.amax(h, W.b(x))
+
+
+def a_mean_in_another_type(x, h, W):
+    return W.a(x, h) * h.mean(-1, keepdim=True, dtype=torch.float64)
+
+
+def a_norm_of_a_number_a_row(x, h, W):
+    return W.a(x, h) * layer_norm(h.mean(-1, keepdim=True))
+
+
+def a_matrix_of_a_number_a_row(x, h, W):
+    return W.a(x, h, m=h.mean(-1, keepdim=True))
+
+
+def torchs_layer_norm(x, h, W):
+    return torch.nn.functional.layer_norm(W.a(x, h), (4,))
+
+
+def torchs_softmax(x, h, W):
+    return torch.softmax(W.a(x, h), -1)
+
+
+def where_as_a_method(x, h, W):
+    return h.where(h > 0, W.a(x, h))
+
+
+def a_function_as_a_method(x, h, W):
+    return W.a(x, h).softplus()
+
+
+def a_method_of_too_many(x, h, W):
+    return W.a(x, h).tanh(2)
+
+
+def start_of_a_map(x, h, W):
+    return W.a(x, h, init=1.0)
+
+
+def start_of_a_vector_by_names(x, h, W):
+    return W.a(init={"h": 1.0}) * h
+
+
+def x_meets_h_by_a_mean(x, h, W):
+    return x * h.mean(-1, keepdim=True) + W.a(x, h) + h
+
+
 def a_bug_of_its_own(x, h, W):
     return W.a(x, h) + undefined_name  # noqa: F821
 
@@ -604,6 +664,21 @@ ON_A_LINE = {
     a_number_to_maximum: ["maximum"],
     a_number_to_gt: ["gt"],
     floor_division: ["//"],
+    a_mean_of_everything: ["mean goes over the units", "write mean(v, -1, keepdim=True)"],
+    a_mean_over_the_batch: ["mean goes over the units", "write mean(v, -1, keepdim=True)"],
+    a_sum_that_drops_its_axis: ["sum goes over the units", "write sum(v, -1, keepdim=True)"],
+    a_largest_of_two: ["amax goes over the units", "write amax(v, -1, keepdim=True)"],
+    a_mean_in_another_type: ["mean goes over the units", "write mean(v, -1, keepdim=True)"],
+    a_norm_of_a_number_a_row: ["layer_norm", "one number a row"],
+    a_matrix_of_a_number_a_row: ["argument 'm' of W.a is one number a row", "W.p * m"],
+    torchs_layer_norm: ["cannot use torch's 'layer_norm'", "unrolled's layer_norm(v, W.gain_v, W.bias_v)"],
+    torchs_softmax: ["cannot use torch's 'softmax'", "known:", "amax"],
+    where_as_a_method: ["no 'where'", "known:"],
+    a_function_as_a_method: ["no 'softplus'", "known:"],
+    a_method_of_too_many: ["tanh takes 1 values and no options"],
+    start_of_a_map: ["init of W.a names its matrices", "init={'h': 1.0}"],
+    start_of_a_vector_by_names: ["W.a() is applied to nothing", "W.a alone"],
+    x_meets_h_by_a_mean: ["width D", "width H", "project the input"],
     a_bug_of_its_own: ["NameError", "undefined_name"],
 }
 
@@ -647,6 +722,10 @@ def a_number(x, h, W):
 
 def a_learned_vector(x, h, W):
     return tanh(W.a)
+
+
+def a_mean(x, h, W):
+    return W.a(x, h).mean(-1, keepdim=True)
 
 
 def nothing(x, h, W):
@@ -702,6 +781,12 @@ DECLARED = {
         a_learned_vector,
         {"states": "h"},
         ["learned vector", "for h", "an input or a state"],
+    ),
+    "a number a row": (a_mean, {"states": "h"}, ["returns one number a row for h", "a vector"]),
+    "a number a row as output": (
+        lambda x, h, W: (W.a(x, h), h.mean(-1, keepdim=True)),
+        {"states": "h", "outputs": "y"},
+        ["returns one number a row for y", "a vector"],
     ),
     "nothing": (nothing, {"states": "h"}, ["NoneType"]),
     "the input as a state": (the_input, {"states": "h"}, ["the new h", "width D", "project the input"]),

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import exp, maximum, sigmoid, tanh, where
 
-from cases import by_sign, delays, direct, oscillator, slstm, two_products
-from unrolled.cell import cell
+from cases import attending, by_sign, delays, direct, oscillator, row_numbers, slstm, two_products
+from unrolled.cell import cell, layer_norm
 from unrolled.cells import CELLS, VARIANTS, find, gru, lstm, mut1, rnn
 from unrolled.formula import formulas, leaf
-from unrolled.graph import Node
+from unrolled.graph import OPERATIONS, Node
 
 PRINTED = {
     "rnn": (rnn.graph, ["hₜ = tanh(W_hx xₜ + W_hh hₜ₋₁ + b_h)"]),
@@ -79,6 +79,27 @@ PRINTED = {
             "yₜ = σ(W_ox xₜ + W_oc cₜ + b_o) ⊙ cₜ / max(|nₜ|, exp(−mₜ))",
         },
     ),
+    "layer norm": (
+        find("layer_norm_lstm").graph,
+        {
+            "f = σ(LN(W_fx xₜ, 1e−05) ⊙ gain_fx + LN(W_ufh hₜ₋₁, 1e−05) ⊙ gain_fh + bias_f)",
+            "cₜ = f ⊙ cₜ₋₁ + i ⊙ g",
+            "hₜ = o ⊙ tanh(LN(cₜ, 1e−05) ⊙ gain_c + bias_c)",
+        },
+    ),
+    "numbers of a row": (
+        row_numbers.graph,
+        {
+            "mean = mean(a)",
+            "variance = mean((a − mean)^2)",
+            "largest = max(mean(xₜ), sum(mean) + 0.25)",
+            "level = σ(sum(cₜ₋₁) − mean(q))",
+        },
+    ),
+    "a softmax": (
+        attending.graph,
+        {"hₜ = e / sum(e) ⊙ tanh(W_vx xₜ + W_vh hₜ₋₁ + b_v) + keep ⊙ hₜ₋₁"},
+    ),
     "numbers": (oscillator.with_options(dt=0.1).graph, {"yₜ = yₜ₋₁ + 0.1 ⊙ zₜ"}),
 }
 
@@ -128,6 +149,10 @@ BRACKETS = {
     "calls": (lambda a, b: maximum(a + b, a) * sigmoid(a + b), "max(a + b, a) ⊙ σ(a + b)"),
     "absolute values": (lambda a, b: abs(a + b) ** 2, "|a + b|^2"),
     "comparisons": (lambda a, b: where(a <= b, exp(a), b), "where([a ≤ b], exp(a), b)"),
+    "a mean": (lambda a, b: (a + b).mean(-1, keepdim=True) * b, "mean(a + b) ⊙ b"),
+    "a sum": (lambda a, b: a - (a * b).sum(-1, keepdim=True) / 2, "a − sum(a ⊙ b) / 2"),
+    "a largest unit": (lambda a, b: exp(a - b.amax(-1, keepdim=True)), "exp(a − max(b))"),
+    "a layer norm": (lambda a, b: layer_norm(a - b, b, a, eps=0.25), "LN(a − b, 0.25) ⊙ b + a"),
     "numbers": (lambda a, b: 0.5 * a + b / 3, "0.5 ⊙ a + b / 3"),
 }
 
@@ -151,6 +176,11 @@ SIGNS = {"ₜ₋₁": "0", "ₜ": "1", "⊙": "*", "−": "-", "^": "**", "σ": 
 @pytest.mark.parametrize("name", BRACKETS)
 def test_a_formula_computes_what_the_graph_does(name):
     """Read as Python, with its usual precedence, the text gives the value of the step."""
+    rows = {name: row.run for name, row in OPERATIONS.items()}
+
+    def largest(*values):
+        return maximum(*values) if len(values) == 2 else rows["amax"](*values)
+
     function, _ = BRACKETS[name]
 
     @cell(states="h")
@@ -159,7 +189,8 @@ def test_a_formula_computes_what_the_graph_does(name):
         b = W.q * h
         return function(a, b)
 
-    known = {"sigmoid": sigmoid, "maximum": maximum, "exp": exp, "where": where}
+    known = {"sigmoid": sigmoid, "maximum": largest, "exp": exp, "where": where, "LN": rows["layer_norm"]}
+    known |= {"mean": rows["mean"], "sum": rows["sum"]}
     a, b = torch.tensor([[0.5, 1.25], [0.75, 1.75]], dtype=torch.float64)
     text = formulas(mine.graph)[-1].removeprefix("hₜ = ")
     text = re.sub(r"\[(.*?)\]", r"(\1)", re.sub(r"\|(.*?)\|", r"abs(\1)", text)).replace("≤", "<=")
