@@ -183,9 +183,6 @@ SETTINGS = (
     Setting(CELLS["mut2"], 3, 3),
 )
 
-COMPILED = tuple(setting for setting in SETTINGS if not setting.cell.graph.reduces)
-"""What kernels can run."""
-
 
 def random(*shape: int) -> Tensor:
     """Numbers of either sign that require a gradient."""

@@ -65,7 +65,7 @@ def scan(
         width = graph.sizes(parameters)[graph.widths[name]]
         x = F.one_hot(x.long(), width).to(state[cell.states[0]].dtype)
     if backend != "reference":
-        reason = _cannot_compile(cell, x, state, parameters)
+        reason = _cannot_compile(x, state, parameters)
         if reason is None:
             return recur(cell.graph_using(parameters), x, state, parameters, reverse)
         if backend == "cpu":
@@ -79,12 +79,8 @@ def scan(
     return torch.stack(outputs[::-1] if reverse else outputs), state
 
 
-def _cannot_compile(
-    cell: Cell, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
-) -> str | None:
+def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str | None:
     """Why compiled kernels cannot run this, or None if they can."""
-    if cell.graph.reduces:
-        return "its equations reduce over the units of a row, which kernels do not do yet"
     learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
     tensors = [x, *state.values(), *learned]
     if torch.compiler.is_compiling():

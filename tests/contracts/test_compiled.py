@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import COMPILED, Case, Setting, flat, gradients, row_numbers
+from cases import SETTINGS, Case, Setting, flat, gradients
 from unrolled import BackendError, InputError, cells, scan
-from unrolled.cell import EquationCell
 
-each = pytest.mark.parametrize("setting", COMPILED, ids=lambda s: s.id)
+each = pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
 
 
 def computed(case: Case, backend: str, **options: bool) -> dict[str, Tensor]:
@@ -202,14 +201,6 @@ def test_what_kernels_cannot_run_is_refused_with_the_reason() -> None:
         good.scan(state={"h": good.state["h"][:1]}, backend="cpu")
     with pytest.raises(InputError, match="none of them 0"):
         good.scan(good.x[:0], backend="cpu")
-
-
-@pytest.mark.parametrize("cell", [cells.layer_norm_lstm, row_numbers], ids=lambda cell: cell.name)
-def test_reductions_over_units_take_the_reference_and_say_so(cell: EquationCell) -> None:
-    case = Setting(cell, 3, 5).case()
-    with pytest.raises(BackendError, match=r"reduce over the units of a row, which kernels do not do yet"):
-        case.scan(backend="cpu")
-    assert torch.equal(case.scan(backend="auto")[0], case.scan(backend="reference")[0])
 
 
 def test_denormals_are_as_the_caller_had_them_afterwards() -> None:

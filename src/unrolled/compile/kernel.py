@@ -10,13 +10,14 @@ have written. Sizes are read at run time from the context, whose first words are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from unrolled.compile.emit import ATTRIBUTES, Emitter
 from unrolled.compile.jobs import FIRST, HEADER
 from unrolled.compile.mathematics import FUNCTIONS
-from unrolled.compile.schedule import Stage, levels
+from unrolled.compile.schedule import LEAVES, Stage, is_row, levels
 from unrolled.compile.step import Step
 from unrolled.compile.tile import GROUP, ROWS, accumulate, pieces
 
@@ -114,7 +115,14 @@ class _Printer:
         return e.load(e.at("%context", str(place), "i64"), kind)
 
     def address(self, name: str) -> Address:
-        return self.used.setdefault(name, self.addresses.get(name, Address("now")))
+        found = self.addresses.get(name)
+        if found is None:  # the kernel's own
+            number = name.split()[-1]
+            found = Address("now", "", padded=not (number.isdigit() and self._is_own_row(name, int(number))))
+        return self.used.setdefault(name, found)
+
+    def _is_own_row(self, name: str, k: int) -> bool:
+        return self.names.get(k) == name and is_row(self.step, k)
 
     def vectors(self, e: Emitter, width: str) -> str:
         """How many vectors hold a width."""
@@ -168,6 +176,10 @@ class _Printer:
         self._function(e, f"void @steps({arguments})")
 
 
+_JOIN = {"sum": ("add", 0.0), "mean": ("add", 0.0), "amax": ("maximum", -math.inf)}
+"""How a reduction joins two values, and what it starts from."""
+
+
 class _StagePrinter:
     """One stage at one step, for a range of rows and of vectors of units."""
 
@@ -205,13 +217,14 @@ class _StagePrinter:
         """What the pointwise work computes, in order, and what it loads."""
         stages = self.printer.stages
         here = {d.node: d for d in self.stage.destinations}
-        earlier = {k for s in stages[: stages.index(self.stage)] for k in s.wanted}
+        before = stages[: stages.index(self.stage)]
+        earlier = {k for s in before for k in (*s.wanted, *s.reductions)}
         compute: dict[int, None] = {}
         load: dict[int, None] = {}
 
         def visit(k: int) -> None:
             node = self.step.nodes[k]
-            if k in compute or k in load or node.kind in ("constant", "vector"):
+            if k in compute or k in load or node.kind in LEAVES:
                 return
             if node.kind == "read" or (k in earlier and k not in here):
                 load[k] = None
@@ -220,7 +233,8 @@ class _StagePrinter:
                 visit(arg)
             compute[k] = None
 
-        for k in (*self.stage.wanted, *(k for nodes in self._sums().values() for k in nodes)):
+        reduced = (self.step.nodes[k].args[0] for k in self.stage.reductions)
+        for k in (*self.stage.wanted, *reduced, *(k for nodes in self._sums().values() for k in nodes)):
             visit(k)
         return list(compute), list(load)
 
@@ -230,6 +244,8 @@ class _StagePrinter:
         e = self.e
         self.width = self.printer.word(e, f"width {self.stage.width}")
         touched = dict.fromkeys([*(self._name(k) for k in self.load), *(name for name, _ in self.stores)])
+        for k in self.stage.reductions:
+            touched |= {f"partial {k}": None, self.printer.names[k]: None}
         operands = {k: self._name(k) for k in self.stage.operands}
         self.bases = {name: self._base(name) for name in (*touched, *operands.values())}
         self.vectors = {
@@ -239,6 +255,7 @@ class _StagePrinter:
         self.totals = {name: self.printer.word(e, f"sum {name}", "ptr") for name in self.sums}
         if not self.stage.destinations:
             self._tile("%first", "%count", "%left", e.integer_of("sub", "%right", "%left"))
+            self._reduce()
             e.do("ret void")
             return
         slots = len(self.stage.destinations) * self.wide * ROWS
@@ -275,6 +292,7 @@ class _StagePrinter:
             return []
 
         e.loop("0", e.integer_of("add", wide_tiles, narrow_tiles), "1", tile)
+        self._reduce()
         e.do("ret void")
 
     def _base(self, name: str) -> tuple[str, str]:
@@ -353,11 +371,17 @@ class _StagePrinter:
             if k not in values:
                 if node.kind == "constant":
                     values[k] = e.splat(node.value)
+                elif node.kind == "size":
+                    size = self.printer.word(e, f"width {node.name}")
+                    values[k] = e.spread(e.scalar, e.emit(f"sitofp i64 {size} to {e.scalar}"))
                 elif node.kind == "vector":
                     values[k] = e.load_some(e.at(self.vectors[node.name], unit), inside)
             return values[k]
 
         for k in self.load:
+            if is_row(self.step, k):
+                values[k] = e.spread(e.scalar, e.load(self._at(self._name(k), row, "0"), e.scalar))
+                continue
             address = self._at(self._name(k), row, unit)
             padded = self.printer.address(self._name(k))
             whole = padded.padded and not padded.start
@@ -366,7 +390,8 @@ class _StagePrinter:
             place = next((p for p, d in enumerate(self.stage.destinations) if d.node == k), None)
             if place is None:
                 node = self.step.nodes[k]
-                values[k] = FUNCTIONS[node.kind](e, *(value(arg) for arg in node.args))
+                args = [value(arg) for arg in node.args]
+                values[k] = args[0] if node.kind == "spread" else FUNCTIONS[node.kind](e, *args)
                 continue
             slot = e.integer_of("add", e.integer_of("mul", v, ROWS), r)
             slot = e.integer_of("add", slot, place * self.wide * ROWS)
@@ -382,12 +407,44 @@ class _StagePrinter:
                 e.store(clean[k], self._at(name, row, unit))
             else:
                 e.store_some(value(k), self._at(name, row, unit), inside)
+        for k in self.stage.reductions:
+            kind, (operand,) = self.step.nodes[k].kind, self.step.nodes[k].args
+            join, nothing = _JOIN[kind]
+            term = e.select(inside, value(operand), e.splat(nothing))
+            address = self._at(f"partial {k}", row, "0")
+            at_first = e.emit(f"icmp eq i64 {unit}, 0")
+            before = e.choose(at_first, e.splat(nothing), e.load(address), e.vector)
+            e.store(FUNCTIONS[join](e, before, term), address)
         new = []
         for total, nodes in zip(sums, self.sums.values(), strict=True):
             for k in nodes:
                 total = e.add(total, value(k))
             new.append(total)
         return new
+
+    def _reduce(self) -> None:
+        """After the last vector of units: from a vector for each row to a number."""
+        e = self.e
+
+        def one_row(r: str, _: list[str]) -> list[str]:
+            row = e.integer_of("add", r, "%first")
+            for k in self.stage.reductions:
+                kind = self.step.nodes[k].kind
+                value = e.load(self._at(f"partial {k}", row, "0"))
+                half = e.lanes // 2
+                while half:
+                    turned = e.shuffle(value, value, [(lane + half) % e.lanes for lane in range(e.lanes)])
+                    value = FUNCTIONS[_JOIN[kind][0]](e, value, turned)
+                    half //= 2
+                if kind == "mean":
+                    size = e.spread(e.scalar, e.emit(f"sitofp i64 {self.width} to {e.scalar}"))
+                    value = e.div(value, size)
+                number = e.emit(f"extractelement {e.vector} {value}, i32 0")
+                e.do(f"store {e.scalar} {number}, ptr {self._at(self.printer.names[k], row, '0')}")
+            return []
+
+        if self.stage.reductions:
+            e.loop("0", "%count", "1", one_row)
 
     def _add_to_sum(self, name: str, unit: str, term: str) -> None:
         """Kahan's sum: over many steps and rows plain addition loses digits."""

@@ -18,7 +18,7 @@ from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.derive import Adjoint, derive
 from unrolled.compile.engine import LOCK, Program, lanes_of
 from unrolled.compile.kernel import Address, Kernel, print_kernel
-from unrolled.compile.schedule import Stage, schedule
+from unrolled.compile.schedule import LEAVES, Stage, is_mask, is_row, reduces, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
 from unrolled.compile.team import Team, team_of
 from unrolled.graph import Graph
@@ -108,6 +108,11 @@ class Loop:
         """How many vectors hold a width."""
         return -(-size // self.lanes)
 
+    @cached_property
+    def reduces(self) -> bool:
+        """Whether a value depends on all units of a row; workers then share rows only."""
+        return any(reduces(node.kind) for node in self.step.nodes)
+
     def padded(self, size: int) -> int:
         """A width in whole vectors."""
         return self.vectors(size) * self.lanes
@@ -127,16 +132,18 @@ class Loop:
         kept = {k: n.name for k, n in enumerate(step.nodes) if n.kind == "read" and n.name not in projections}
         kept |= {k: f"new {name}" for name, k in step.results.items() if step.nodes[k].kind != "read"}
         arriving = {name: self._arriving(name) for name in step.results}
-        everything = {k: f"value {k}" for k, n in enumerate(step.nodes) if n.args}
+        everything = {k: f"value {k}" for k, n in enumerate(step.nodes) if n.args and not is_mask(n.kind)}
         everything |= {k: n.name for k, n in enumerate(step.nodes) if n.name in projections} | kept
         asked = {n.name for n in derive(step, everything, arriving).step.nodes if n.kind == "read"}
         saved = {k for k in everything if k not in kept and everything[k] in asked}
 
         def has(k: int, known: Collection[int]) -> bool:
             node = step.nodes[k]
-            if k in known or node.kind in ("constant", "vector"):
+            if k in known or node.kind in LEAVES:
                 return True
-            return bool(node.args) and node.kind != "product" and all(has(a, known) for a in node.args)
+            if node.kind == "product" or reduces(node.kind):
+                return False
+            return bool(node.args) and all(has(a, known) for a in node.args)
 
         for k in sorted(saved, reverse=True):
             if has(k, (saved - {k}) | kept.keys()):
@@ -232,6 +239,8 @@ class Loop:
             for k in stage.wanted:
                 if step.nodes[k].kind != "read":
                     names.setdefault(k, f"{own} {k}")
+            for k in stage.reductions:
+                names.setdefault(k, f"{own} {k}")
         text, kernel = print_kernel(step, stages, names, more, addresses, sums, self.scalar, self.lanes)
         program = Program(text)
         places = {name: astuple(address) for name, address in kernel.addresses.items()}
@@ -253,7 +262,7 @@ class Loop:
         """The forward kernel that leaves these names behind."""
         step = self.step
         addresses = self._before(Address("chunk"), kept)
-        addresses |= {f"value {k}": Address() for k in saved}
+        addresses |= {f"value {k}": self._saved_at(k) for k in saved}
         for name in self.graph.states:
             whole = name == self.handed_on or not {name, f"new {name}"}.isdisjoint(kept)
             padded = name != self.handed_on
@@ -262,6 +271,9 @@ class Loop:
         addresses[f"new {self.handed_on}"] = Address("whole", "", False)
         read = [k for k in saved if step.nodes[k].kind != "read"]
         return self._print(step, read, self._new, addresses, {}, "value")
+
+    def _saved_at(self, k: int) -> Address:
+        return Address(padded=not is_row(self.step, k))
 
     def _before(self, projected: Address, kept: set[str]) -> dict[str, Address]:
         places = {f"before {k}": Address("whole", "", False) for k in (*self.direct, *self.given)}
@@ -286,7 +298,7 @@ class Loop:
         step = adjoint.step
         results = step.results
         addresses = self._before(Address(), set())
-        addresses |= {place: Address() for place in self.reads if place.startswith("value ")}
+        addresses |= {f"value {k}": self._saved_at(k) for k in self.saved}
         written = {f"next {s}": results[f"d_{s}"] for s in self.graph.states}
         for name in self.graph.states:
             padded = name != self.handed_on

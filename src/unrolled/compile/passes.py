@@ -22,7 +22,7 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     _states(plan, "saved")
     for k in loop.saved if save else ():
         if loop.step.nodes[k].kind != "read":
-            row = loop.padded(plan.width(loop.step.nodes[k].width))
+            row = plan.row(loop.step.nodes[k].width)
             plan.place(f"value {k}", plan.take("saved", T * B * row), B * row, row)
     plan.rest()
     for name in loop.graph.states:
@@ -93,7 +93,7 @@ def _states(plan: Plan, workspace: str) -> None:
         if where.time == "whole":
             _shifted(plan, name, plan.take(workspace, T * B * row), B * row, row)
         else:
-            plan.turns(f"new {name}", width, name)
+            plan.turns(f"new {name}", row, name)
     width = plan.width(handed_on)
     if loop.handed_on in loop.graph.states:
         _shifted(plan, loop.handed_on, At("y"), B * width, width)
@@ -129,7 +129,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         width = plan.width(loop.graph.widths[name])
         plan.start(name, f"start {name}", width)
         plan.start(f"carry {name}", f"d_end {name}", width)
-        plan.turns(f"next {name}", width, f"carry {name}")
+        plan.turns(f"next {name}", loop.padded(width), f"carry {name}")
     for k in (*loop.direct, *loop.given):
         width = plan.width(loop.whole.nodes[k].width)
         plan.place(f"d_before {k}", At("d_x" if k in loop.direct else f"d_before {k}"), B * width, width)

@@ -15,6 +15,7 @@ import numpy as np
 from unrolled.compile.jobs import FIRST, HEADER, JOBS
 from unrolled.compile.loop import Compiled, Loop
 from unrolled.compile.tile import GROUP
+from unrolled.graph import PER_ROW
 
 CHUNK = 256
 """Rows of a chunk, at least, where there are as many."""
@@ -72,7 +73,7 @@ class Plan:
         T, B = sizes.T, sizes.B
         largest = max(sizes.widths.values())
         self.workers = 1 if T * B * largest * largest < SMALL else sizes.threads
-        by_units = self.workers > 1 and FEW * self.workers > B
+        by_units = self.workers > 1 and FEW * self.workers > B and not loop.reduces
         if not by_units:
             self.workers = min(self.workers, B)
         self.chunk = min(T, max(1, -(-CHUNK // B)))
@@ -85,7 +86,7 @@ class Plan:
         self._lists: dict[str, list[tuple[str, dict[str, int | At]]]] = {
             name: [] for name in ("begin", "before", "after", "end")
         }
-        for name, size in sizes.widths.items():
+        for name, size in (*sizes.widths.items(), (PER_ROW, 1)):
             if f"width {name}" in compiled.kernel.words:
                 self.word(f"width {name}", size)
 
@@ -113,7 +114,11 @@ class Plan:
         return At(workspace, begin)
 
     def width(self, symbol: str) -> int:
-        return self.sizes.widths[symbol]
+        return 1 if symbol == PER_ROW else self.sizes.widths[symbol]
+
+    def row(self, symbol: str) -> int:
+        """The elements of a row: whole vectors, or one number."""
+        return 1 if symbol == PER_ROW else self.loop.padded(self.width(symbol))
 
     def place(self, name: str, at: At, time: int, row: int) -> None:
         """Where the kernel finds a value, if it uses it at all. `at` is step 0 of the sequence; the loop may
@@ -136,12 +141,12 @@ class Plan:
             self.word(f"{name} start", At(tensor))
             self.word(f"{name} start row", row)
 
-    def turns(self, name: str, width: int, *others: str) -> At:
+    def turns(self, name: str, row: int, *others: str) -> At:
         """Two rows in turn, in the workspace, for a place and others that share it."""
-        rows = self.sizes.B * self.loop.padded(width)
+        rows = self.sizes.B * row
         at = self.take("work", 2 * rows)
         for each in (name, *others):
-            self.place(each, at, rows, self.loop.padded(width))
+            self.place(each, at, rows, row)
         return at
 
     def rest(self) -> None:
@@ -150,7 +155,9 @@ class Plan:
         for name, where in self.compiled.kernel.addresses.items():
             if self.compiled.kernel.words[f"{name} pointer"] not in self._addresses:
                 assert where.time == "now", name
-                self.turns(name, self.width(step.nodes[int(name.split()[-1])].width))
+                what, number = name.split()
+                row = self.loop.lanes if what == "partial" else self.row(step.nodes[int(number)].width)
+                self.turns(name, row)
 
     def job(self, when: str, name: str, **words: int | At) -> None:
         """Add a job to a list; the words are those of `jobs.JOBS`, with _ for blanks."""
