@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -568,20 +569,20 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make the loss or a gradient infinite, or a weight NaN, in the step that follows step 3."""
 
     def poison(what: str) -> None:
-        real = char_runs.CharTask.loss
+        real = char_runs.CharTask.gradients
 
-        def loss(self: Any, step: int) -> Any:
+        def gradients(self: Any, step: int) -> Any:
             if step == 3 and what == "weight":
                 with torch.no_grad():
                     self.model.head.bias[0] = float("nan")
             value, measured = real(self, step)
             if step == 3 and what == "loss":
-                value = value / 0
+                value = math.inf
             if step == 3 and what == "gradient":
-                next(self.model.parameters()).register_hook(lambda gradient: gradient / 0)
+                next(self.model.parameters()).grad.div_(0)
             return value, measured
 
-        monkeypatch.setattr(char_runs.CharTask, "loss", loss)
+        monkeypatch.setattr(char_runs.CharTask, "gradients", gradients)
 
     return poison
 

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
 from unrolled.compile.engine import host_cannot
+from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import recur
 from unrolled.errors import BackendError, InputError
 from unrolled.parameters import Stacked
@@ -77,6 +78,18 @@ def scan(
         state = dict(zip(cell.states, results, strict=False))
         outputs.append(results[handed_on])
     return torch.stack(outputs[::-1] if reverse else outputs), state
+
+
+def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor]) -> str | None:
+    """Why `unrolled.compile.direct` cannot run a cell on tokens, or None if it can."""
+    graph = cell.graph_using(parameters)
+    values = {name: value.detach() for name, value in parameters.items()}
+    if graph.uses_directly(graph.inputs[0]):
+        return "it needs the one-hot vectors themselves"
+    if (reason := _cannot_compile(torch.empty(0, dtype=torch.long), {}, values)) is not None:
+        return reason
+    dtype = next(iter(values.values())).dtype
+    return "torch computes a part of it before the loop" if loop_of(graph, dtype).given else None
 
 
 def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str | None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from unrolled.compile.jobs import FIRST, HEADER, JOBS
 from unrolled.compile.loop import Compiled, Loop
 from unrolled.compile.tile import GROUP
+from unrolled.errors import InputError
 from unrolled.graph import PER_ROW
 
 CHUNK = 256
@@ -299,10 +301,22 @@ class Plan:
         self._which = np.array([places[at.tensor] for at in self._addresses.values()], dtype=np.intp)
         self._offset = np.array([at.element * size for at in self._addresses.values()], dtype=np.int64)
 
-    def run(self, tensors: Mapping[str, Any]) -> bool:
-        """Carry it out on these tensors, by name; whether a token was none of the words."""
+    def bind(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.int64]:
+        """A context on these tensors, by name. They must outlive it."""
         context = self._context.copy()
         begins = np.array([tensors[name].data_ptr() for name in self.tensors], dtype=np.int64)
         context[self._where] = begins[self._which] + self._offset
+        return context
+
+    def run(self, context: npt.NDArray[np.int64]) -> None:
+        """Carry out a bound context.
+
+        Raises:
+            InputError: a token is none of the words.
+        """
         self.loop.team.run(context, self.workers)
-        return bool(context[HEADER["fault"]])
+        if context[HEADER["fault"]]:
+            context[HEADER["fault"]] = 0
+            raise InputError(
+                f"a token is not between 0 and {self.input_width - 1}, the columns of the matrices"
+            )

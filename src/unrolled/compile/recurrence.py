@@ -91,9 +91,7 @@ class Recurrence(torch.autograd.Function):
         y, ends = tensors["y"], [tensors[f"end {name}"] for name in loop.graph.states]
         tensors["work"] = workspace(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
-        if plan.run(tensors):
-            known = prepared.sizes.widths[loop.graph.widths[loop.graph.inputs[0]]]
-            raise InputError(f"a token is not between 0 and {known - 1}, the numbers of the columns")
+        plan.run(plan.bind(tensors))
         if save:
             ctx.prepared = prepared
             ctx.save_for_backward(*given, y, tensors["saved"])
@@ -121,7 +119,7 @@ class Recurrence(torch.autograd.Function):
                 make = torch.zeros if name in prepared.idle else torch.empty
                 d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype)
             results.append(d if needed else None)
-        plan.run(tensors)
+        plan.run(plan.bind(tensors))
         return (None, None, *results)
 
 
@@ -181,7 +179,9 @@ def recur(
     )  # fmt: skip
     prepared = loop.prepared.get(key)
     if prepared is None:
-        prepared = loop.prepared[key] = _prepare(loop, x, state, parameters, reverse)
+        prepared = loop.prepared[key] = prepare(
+            loop, x, state, parameters, reverse, x.requires_grad, learning
+        )
         if len(loop.prepared) > PLANS:
             del loop.prepared[next(iter(loop.prepared))]
     given: list[Tensor] = []
@@ -199,8 +199,14 @@ def recur(
     return y, dict(zip(graph.states, ends, strict=True))
 
 
-def _prepare(
-    loop: Loop, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], reverse: bool
+def prepare(
+    loop: Loop,
+    x: Tensor,
+    state: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    reverse: bool,
+    needs_x: bool,
+    learning: bool,
 ) -> Prepared:
     """Check everything, and say where each parameter is.
 
@@ -234,7 +240,7 @@ def _prepare(
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), x.requires_grad, any(t.requires_grad for t in tensors),
+        torch.get_num_threads(), needs_x, learning,
     )  # fmt: skip
     return Prepared(loop, sizes, shapes)
 
