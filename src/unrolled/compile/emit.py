@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from unrolled.compile.machine import machine
+
 ATTRIBUTES: Final = 'nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512"'
 """Of every function: without them LLVM halves vectors on some processors."""
 
@@ -93,7 +95,7 @@ class Emitter:
 
     def fma(self, a: str, b: str, c: str) -> str:
         """a * b + c, rounded once where the processor can."""
-        return self.intrinsic("fma", a, b, c)
+        return self.intrinsic("fma", a, b, c) if machine().fused else self.add(self.mul(a, b), c)
 
     def polynomial(self, x: str, coefficients: list[float]) -> str:
         """By Horner's rule, the highest power first."""

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 from unrolled.compile.emit import ATTRIBUTES, Emitter
 from unrolled.compile.jobs import FIRST, HEADER
+from unrolled.compile.machine import machine
 from unrolled.compile.mathematics import FUNCTIONS
 from unrolled.compile.schedule import LEAVES, Stage, is_row, levels
 from unrolled.compile.step import Step
-from unrolled.compile.tile import GROUP, ROWS, accumulate, pieces
+from unrolled.compile.tile import ROWS, accumulate, pieces
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,11 @@ class _Printer:
         ranges = {}
         for width in dict.fromkeys(stage.width for stage in self.stages):
             vectors = self.vectors(e, width)
-            whole = e.integer_of("mul", e.integer_of("udiv", vectors, GROUP), GROUP)
+            whole = e.integer_of("mul", e.integer_of("udiv", vectors, machine().group), machine().group)
             ends = []
             for w in ("%worker", following):
                 even = e.integer_of("udiv", e.integer_of("mul", vectors, w), "%workers")
-                up = e.integer_of("and", e.integer_of("add", even, GROUP - 1), -GROUP)
+                up = e.integer_of("and", e.integer_of("add", even, machine().group - 1), -machine().group)
                 ends.append(e.choose(e.emit(f"icmp slt i64 {even}, {whole}"), up, even, "i64"))
             ranges[width] = (
                 e.choose(by_units, ends[0], "0", "i64"),
@@ -189,7 +190,7 @@ class _StagePrinter:
         self.e = e
         self.number = number
         self.stage = stage
-        self.wide = GROUP // max(len(stage.destinations), 1)
+        self.wide = machine().group // max(len(stage.destinations), 1)
         self.compute, self.load = self._needed()
         self.stores = [(printer.names[k], k) for k in stage.wanted if k in printer.names]
         self.stores += [(place, k) for place, k in printer.written if k in stage.wanted]

@@ -16,8 +16,9 @@ import torch
 
 from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.derive import Adjoint, derive
-from unrolled.compile.engine import LOCK, Program, lanes_of
+from unrolled.compile.engine import LOCK, Program
 from unrolled.compile.kernel import Address, Kernel, print_kernel
+from unrolled.compile.machine import machine
 from unrolled.compile.schedule import LEAVES, Stage, is_mask, is_row, reduces, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
 from unrolled.compile.team import Team, team_of
@@ -85,7 +86,8 @@ class Loop:
         self.graph = graph
         self.dtype = dtype
         self.scalar = SCALARS[dtype]
-        self.lanes = lanes_of(self.scalar)
+        self.lanes = machine().lanes(self.scalar)
+        self.group = machine().group
         self.whole = lower(graph)
         self.step, before = cut(self.whole, graph.states)
         nodes = self.whole.nodes

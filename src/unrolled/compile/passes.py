@@ -5,7 +5,6 @@ from __future__ import annotations
 from unrolled.compile.kernel import Address
 from unrolled.compile.loop import Loop
 from unrolled.compile.plan import At, Plan, Sizes
-from unrolled.compile.tile import GROUP
 
 
 def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
@@ -208,7 +207,7 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         """The rows of an operand in panels."""
         vectors = loop.vectors(width)
         to = plan.take("work", capacity * vectors * lanes)
-        panels: dict[str, int | At] = {"panels": vectors // GROUP, "rest_panels": vectors % GROUP}
+        panels: dict[str, int | At] = {"panels": vectors // loop.group, "rest_panels": vectors % loop.group}
         if name == "x":
             at, stride, words = At("x"), width, {"shift": 0, "whole": 1}
         else:
