@@ -13,6 +13,7 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
@@ -100,6 +101,10 @@ def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[
         return "torch.compile is tracing"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func is at work"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit is tracing"
+    if any(isinstance(t, FakeTensor) for t in tensors):
+        return "a tensor is a fake one, without memory"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
     if elsewhere := [t.device for t in tensors if not t.is_cpu]:

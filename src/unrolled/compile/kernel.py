@@ -144,12 +144,16 @@ class _Printer:
         ranges = {}
         for width in dict.fromkeys(stage.width for stage in self.stages):
             vectors = self.vectors(e, width)
-            whole = e.integer_of("mul", e.integer_of("udiv", vectors, machine().group), machine().group)
+            stages = [s for s in self.stages if s.width == width and s.destinations]
+            wide = {machine().group // len(s.destinations) for s in stages}
             ends = []
             for w in ("%worker", following):
-                even = e.integer_of("udiv", e.integer_of("mul", vectors, w), "%workers")
-                up = e.integer_of("and", e.integer_of("add", even, machine().group - 1), -machine().group)
-                ends.append(e.choose(e.emit(f"icmp slt i64 {even}, {whole}"), up, even, "i64"))
+                even = end = e.integer_of("udiv", e.integer_of("mul", vectors, w), "%workers")
+                for size in sorted(wide - {1}):  # no wide tile is cut in two, of whichever stage
+                    up = e.integer_of("and", e.integer_of("add", even, size - 1), -size)
+                    whole = e.integer_of("and", vectors, -size)
+                    end = e.choose(e.emit(f"icmp slt i64 {even}, {whole}"), up, end, "i64")
+                ends.append(end)
             ranges[width] = (
                 e.choose(by_units, ends[0], "0", "i64"),
                 e.choose(by_units, ends[1], vectors, "i64"),

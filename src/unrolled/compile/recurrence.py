@@ -30,6 +30,7 @@ class Prepared:
         self.loop = loop
         self.sizes = sizes
         self.shapes = shapes
+        self.parts: object = None  # kept, for the key names it by its id
         self._plans: dict[str, Plan] = {}
 
     def plan(self, kind: str) -> Plan:
@@ -87,7 +88,7 @@ class Recurrence(torch.autograd.Function):
         tensors = dict(zip(prepared.names, given, strict=True))
         for name, shape in prepared.shapes.items():
             if name == "y" or name.startswith("end "):
-                tensors[name] = torch.empty(shape, dtype=loop.dtype)
+                tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
         y, ends = tensors["y"], [tensors[f"end {name}"] for name in loop.graph.states]
         tensors["work"] = workspace(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
@@ -103,24 +104,31 @@ class Recurrence(torch.autograd.Function):
         prepared: Prepared = ctx.prepared
         loop, shapes = prepared.loop, prepared.shapes
         *given, y, saved = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody will differentiate this again
+        in_memory = all(torch._C._has_storage(d) for d in (d_y, *d_ends) if d is not None)
+        if not in_memory or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
             return (None, None, *again(prepared, given, (d_y, *d_ends)))
         names = prepared.names
         plan = prepared.plan("backward")
         tensors = dict(zip(names, given, strict=True))
         tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
-        tensors["d_y"] = y.new_zeros(y.shape) if d_y is None else d_y.contiguous()
+        tensors["d_y"] = y.new_zeros(y.shape) if d_y is None else _in_memory(d_y)
         for name, d in zip(loop.graph.states, d_ends, strict=True):
-            tensors[f"d_end {name}"] = y.new_zeros(shapes[f"end {name}"]) if d is None else d.contiguous()
+            nothing = y.new_zeros(shapes[f"end {name}"]) if d is None else d
+            tensors[f"d_end {name}"] = _in_memory(nothing)
         results = []
         for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True):
             d = None
             if f"d_{name}" in plan.tensors or (needed and name in shapes):
                 make = torch.zeros if name in prepared.idle else torch.empty
-                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype)
+                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype, device="cpu")
             results.append(d if needed else None)
         plan.run(plan.bind(tensors))
         return (None, None, *results)
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """The tensor with its elements side by side, and none with a sign that is still to be turned."""
+    return tensor.resolve_neg().contiguous()
 
 
 def again(
@@ -176,6 +184,7 @@ def recur(
     key = (
         x.shape, x.dtype, x.requires_grad, learning, reverse, torch.get_num_threads(), names,
         *(t.shape for t in (*states, *tensors)),
+        *(parameters[name].shape for name in loop.elsewhere if name in parameters),
     )  # fmt: skip
     prepared = loop.prepared.get(key)
     if prepared is None:
@@ -183,14 +192,14 @@ def recur(
             loop, x, state, parameters, reverse, x.requires_grad, learning
         )
         if len(loop.prepared) > PLANS:
-            del loop.prepared[next(iter(loop.prepared))]
+            loop.prepared.pop(next(iter(loop.prepared)), None)
     given: list[Tensor] = []
     if loop.given:
         with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
             read = {graph.inputs[0]: x}
             given = [loop.whole.run_to(k, read, parameters).contiguous() for k in loop.given]
-    x = x.contiguous() if x.is_floating_point() else x.long().contiguous()
-    arguments = [x, *given, *(t.contiguous() for t in (*states, *tensors))]
+    plain = x if x.is_floating_point() else x.long()
+    arguments = [_in_memory(plain), *given, *map(_in_memory, (*states, *tensors))]
     if len(arguments) < len(prepared.names):  # a cell without biases is the cell with biases of 0
         width = max(prepared.sizes.widths.values())
         arguments.append(states[0].new_zeros(width))
@@ -242,7 +251,9 @@ def prepare(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
         torch.get_num_threads(), needs_x, learning,
     )  # fmt: skip
-    return Prepared(loop, sizes, shapes)
+    prepared = Prepared(loop, sizes, shapes)
+    prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None
+    return prepared
 
 
 def _widths(

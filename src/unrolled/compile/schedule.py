@@ -86,10 +86,13 @@ def schedule(step: Step, saved: Iterable[int] = ()) -> tuple[Stage, ...]:
         arg for node in step.nodes if node.width != PER_ROW for arg in node.args if is_row(step, arg)
     }
     handed_on = set(step.results.values())
+    reads = {k for k, node in enumerate(step.nodes) if node.kind == "read"}
     while masks := {k for k in pending if is_mask(step.nodes[k].kind)}:  # computed again where they are used
         pending = pending - masks | {arg for k in masks for arg in step.nodes[k].args}
     pending = {
-        k for k in pending if k in handed_on or step.nodes[k].kind not in ("read", *LEAVES)
+        k
+        for k in pending
+        if k in handed_on | (operands - reads) or step.nodes[k].kind not in ("read", *LEAVES)
     } - reductions
     early = pending & operands
     stages: list[Stage] = []
