@@ -62,9 +62,10 @@ def measure(settings: Settings) -> Iterator[Record]:
             loaded: list[float] = []
             for _ in range(min(5, settings.rounds)):
                 with tempfile.TemporaryDirectory() as folder:
+                    environment = {"UNROLLED_CACHE": folder, "UNROLLED_KERNEL_CACHE": "1"}
                     for times in (compiled, loaded):
                         command = ("-m", "benchmarks.start", name, settings.threads)
-                        times.append(child(*command, environment={"UNROLLED_CACHE": folder}))
+                        times.append(child(*command, environment=environment))
             told = "one's own cell" if name == "mine" else name
             yield _record(f"{told}, compiled", compiled, COMPILE)
             yield _record(f"{told}, from the cache", loaded, LOAD)

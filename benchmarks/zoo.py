@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.family import Family, Record, Settings, Size
 from benchmarks.layers import TrainingStep, inputs
-from benchmarks.loop import two
+from benchmarks.loop import two, without_kernels
 from benchmarks.paired import Comparison, interleave, refusal
 from unrolled.cell import Cell
 from unrolled.cells import CELLS, VARIANTS, find
@@ -67,7 +67,9 @@ def point(name: str, cell: Cell, size: Size, settings: Settings) -> Record:
     peer = TrainingStep(nn.LSTM(size.D, size.H), x, d_y)
     work = multiply_adds(cell.graph_for(size.D, size.H), size) / multiply_adds(find("lstm").graph, size)
     times, theirs = interleave(ours, peer, rounds=settings.rounds)
-    return Comparison(times, tuple(seconds * work for seconds in theirs)).record(name, size, bar)
+    return Comparison(times, tuple(seconds * work for seconds in theirs)).record(
+        name, size, bar, without_kernels(cell)
+    )
 
 
 FAMILIES = (

@@ -16,6 +16,7 @@ from benchmarks.layers import PAIRS, Inference, TrainingStep, inputs, pair
 from benchmarks.paired import refusal
 from unrolled.cells import CELLS, VARIANTS, find
 
+scan_module = sys.modules["unrolled.scan"]
 SMALL = Size(4, 3, 5, 6)
 QUICK = Settings(rounds=1, threads=1, quick=True)
 
@@ -76,13 +77,10 @@ def test_multiply_adds_are_those_of_all_matrices(name, D, count):
     assert zoo.multiply_adds(find(name).graph_for(D, 6), Size(1, 1, D, 6)) == count
 
 
-def test_cells_that_the_zoo_does_not_have_are_reported_as_missing(monkeypatch):
-    monkeypatch.setattr(loop, "cells", lambda: {"a cell to come": None})
-    monkeypatch.setattr(Settings, "sizes", ())
-    (record,) = loop.everyday(QUICK)
-    assert record.figure is None
-    assert record.bar == loop.LEAST
-    assert "does not have" in record.note
+def test_a_cell_that_kernels_cannot_run_says_so(monkeypatch):
+    assert loop.without_kernels(find("lstm")) == ""
+    monkeypatch.setattr(scan_module, "host_cannot", lambda: "this is another processor")
+    assert "this is another processor" in loop.without_kernels(find("lstm"))
 
 
 def test_without_jax_the_table_says_how_to_get_it(monkeypatch):
