@@ -151,7 +151,7 @@ def _ticks(axis: Axis, low: float, high: float) -> None:
     """Few and round ones on a logarithmic axis of ratios."""
     fine, coarse = (
         (0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3),
-        (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50),
+        (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50),
     )
     axis.set_major_locator(
         FixedLocator([t for t in (fine if high / low < 4 else coarse) if low <= t <= high])

@@ -81,7 +81,7 @@ def _record(subject: str, seconds: list[float], bar: float) -> Record:
 FAMILIES = (
     Family(
         "start",
-        "Seconds to import, to compile a cell, to load it from the cache",
+        "To begin: import, compile a cell, load it from the cache",
         measure,
         unit="s",
         caption="Medians over fresh processes. For a cell, the first training step: forward and backward "
