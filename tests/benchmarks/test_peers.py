@@ -42,14 +42,20 @@ def test_one_wrong_weight_is_refused(name):
     assert refusal(name, SMALL, None, Inference(ours, x), Inference(theirs, x))
 
 
-@pytest.mark.parametrize("kind", [loop.PlainLoop, loop.StackedLoop])
-def test_loops_on_a_layers_parameters_are_the_layer(kind):
-    ours, peer = loop.two(find("lstm_peephole"), SMALL)
+@pytest.mark.parametrize(
+    ("kind", "cell"),
+    [
+        (loop.PlainLoop, "lstm_peephole"), (loop.PlainLoop, "mut1"), (loop.StackedLoop, "lstm_peephole"),
+        (loop.NormalisedLoop, "layer_norm_lstm"),
+    ],
+)  # fmt: skip
+def test_loops_on_a_layers_parameters_are_the_layer(kind, cell):
+    ours, peer = (layer.double() for layer in loop.two(find(cell), SMALL))
     with torch.no_grad():
         for layer in (ours, peer):
             for parameter in layer.parameters():
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
-    x, d_y = inputs(SMALL)
+    x, d_y = (tensor.double() for tensor in inputs(SMALL))
     theirs = loop.Within(kind(peer), x, d_y)
     assert refusal("a", SMALL, None, TrainingStep(ours, x, d_y), theirs) is None
 
