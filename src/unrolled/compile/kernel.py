@@ -213,7 +213,12 @@ class _StagePrinter:
         level = levels(self.step)
         for name, nodes in self.printer.sums.items():
             width, behind = self.step.nodes[nodes[0]].width, max(level[k] for k in nodes)
-            can = [s for s in self.printer.stages if s.width == width and s.level >= behind]
+            stored: set[int] = set()
+            can = []
+            for s in self.printer.stages:
+                stored |= {*s.wanted}
+                if s.width == width and s.level >= behind and stored >= {*nodes}:
+                    can.append(s)
             if can[0] is self.stage:
                 found[name] = nodes
         return found
