@@ -162,7 +162,8 @@ class _Printer:
         def step(s: str, _: list[str]) -> list[str]:
             written: set[int | str] = {n.name for n in self.step.nodes if n.kind == "read"}
             for number, stage in enumerate(self.stages):
-                operands = {self.step.nodes[k].name or k for k in stage.operands}
+                nodes = self.step.nodes  # a product has its matrix's name
+                operands = {nodes[k].name if nodes[k].kind == "read" else k for k in stage.operands}
                 if operands & written:
                     e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
                     written.clear()
