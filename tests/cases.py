@@ -167,6 +167,18 @@ def chained(x, h, W):
     return sigmoid(W.c(v=W.b(v=W.a(x, h, bias=False), bias=False))) - 0.5
 
 
+@cell(states="h c")
+def carried(x, h, c, W):
+    """A state that only pointwise work moves, and that a map reads; a sum that a map enters as it is."""
+    return tanh(W.a(x, h, c)), 0.5 * c + W.b(h=h) + 0.25 * W.low
+
+
+@cell(states="h c")
+def driven(x, h, c, W):
+    """A state that x alone moves, ahead of the product that reads it."""
+    return tanh(W.a(h, c)), 0.5 * c + W.b(x)
+
+
 @cell(states="h")
 def siamese(x, h, W):
     """One map of the input and of a value as wide as the input."""
@@ -201,7 +213,7 @@ def liquid(x, h, W, *, dt: float = 0.25):
 OWN = (
     *(slstm, oscillator, delays, two_products, projected, by_sign, direct, row_numbers, attending),
     *(two_outputs, encoded, keyed, stepped, namesakes, exchanged, tower, many_gates, leaky, predictive),
-    *(chained, siamese, spherical, log_sum, liquid),
+    *(chained, carried, driven, siamese, spherical, log_sum, liquid),
 )
 
 SPELLED = (

@@ -11,8 +11,10 @@ from cases import (
     Setting,
     assert_same,
     by_sign,
+    carried,
     chained,
     delays,
+    driven,
     encoded,
     exchanged,
     flat,
@@ -41,7 +43,20 @@ CUT = (
 
 SHARED = (
     *(cells.gru_cho, cells.mut1, cells.lstm, cells.lstm.with_options(projection=True), cells.mgu),
-    *(chained, two_products, tower, many_gates, namesakes, stepped, by_sign, delays, siamese),
+    *(
+        chained,
+        exchanged,
+        carried,
+        driven,
+        two_products,
+        tower,
+        many_gates,
+        namesakes,
+        stepped,
+        by_sign,
+        delays,
+        siamese,
+    ),
 )
 """Cells whose workers may share the units: nothing goes over the units of a row but a matrix."""
 
@@ -111,6 +126,9 @@ def test_workers_that_share_the_units_wait_for_each_other(cell: EquationCell, pi
     assert_same(first, expected, 1e-11)
     for _ in range(20):
         assert_same(computed(case), first)
+        with torch.no_grad():  # states then have two rows in turn
+            found = flat(*case.scan(backend="cpu"))
+        assert_same(found, {name: expected[name] for name in found}, 1e-11)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
