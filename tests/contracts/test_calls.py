@@ -197,9 +197,7 @@ def test_a_batch_of_gradients_is_each_of_them(cell: EquationCell) -> None:
     y, end = case.scan(backend="cpu")
     leaves = list(case.leaves.values())
     many = torch.randn(3, *y.shape, dtype=y.dtype)
-    found = torch.autograd.grad(
-        y, leaves, many, is_grads_batched=True, retain_graph=True, allow_unused=True
-    )
+    found = torch.autograd.grad(y, leaves, many, is_grads_batched=True, retain_graph=True, allow_unused=True)
     for k, d in enumerate(many):
         expected = torch.autograd.grad(y, leaves, d, retain_graph=True, allow_unused=True)
         for name, a, b in zip(case.leaves, found, expected, strict=True):
@@ -209,6 +207,33 @@ def test_a_batch_of_gradients_is_each_of_them(cell: EquationCell) -> None:
             else:
                 assert (a[k] - b).abs().max() < 1e-12, name
     del end
+
+
+@each
+def test_gradients_that_are_differentiated_again_are_the_same(cell: EquationCell) -> None:
+    """Also where what goes into a pass depends on what else does: its state on the same parameters."""
+    case = case_of(cell)
+
+    def two_passes(backend: str, **options: bool) -> dict[str, Tensor]:
+        _, middle = case.scan(backend=backend)
+        y, end = case.scan(case.x * middle[case.cell.states[0]].mean(), middle, backend=backend)
+        total = sum(value.square().sum() for value in flat(y, end).values())
+        found = torch.autograd.grad(total, list(case.leaves.values()), allow_unused=True, **options)
+        return {
+            name: torch.zeros_like(leaf) if d is None else d
+            for (name, leaf), d in zip(case.leaves.items(), found, strict=True)
+        }
+
+    expected = two_passes("reference")
+    assert_same(two_passes("cpu"), expected, 1e-12)
+    again = two_passes("cpu", create_graph=True)
+    assert_same(again, expected, 1e-12)
+    penalties = (again, two_passes("reference", create_graph=True))
+    second = [
+        gradients({"penalty": sum(d.square().sum() for d in found.values())}, case.leaves)
+        for found in penalties
+    ]
+    assert_same(*second, 1e-10)
 
 
 def test_a_jacobian_may_be_vectorised() -> None:
@@ -275,7 +300,7 @@ def test_a_tensor_that_is_several_parameters_gets_the_sum() -> None:
     case = case_of(cells.lstm)
     tied = dict(case.parameters)
     tied["f.h"] = tied["i.h"] = tied["o.h"]
-    tied["f.bias"] = tied["z.bias"]
+    tied["f.bias"] = tied["i.bias"]
     case = replace(case, parameters=tied)
     for T in (1, 5):
         x = case.x[:T].detach()
