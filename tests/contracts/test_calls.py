@@ -1,4 +1,4 @@
-"""Whatever comes in and however a layer is called, kernels compute what the reference does, or say why not."""
+"""Whatever comes in, however a layer is called: kernels compute what the reference does, or say why not."""
 
 import copy
 import sys
@@ -108,6 +108,29 @@ def test_shapes_of_what_only_torch_reads_are_checked_anew() -> None:
         with pytest.raises(InputError, match="has shape"):
             replace(case, parameters=wrong).scan(backend="cpu")
     assert_same(computed(case), computed(case, backend="reference"), 1e-12)
+
+
+def test_a_value_that_no_result_needs_needs_no_parameter() -> None:
+    @cell(states="h")
+    def wasteful(x, h, W):
+        unused = torch.tanh(W.never(x, h)) * W.neither
+        assert unused is not None
+        return torch.tanh(W.n(x, h))
+
+    case = case_of(wasteful)
+    assert list(case.parameters) == ["n.x", "n.h", "n.bias"]
+    assert_same(computed(case), computed(case, backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_tokens_of_which_nothing_says_how_many_there_are_are_refused(backend: str) -> None:
+    @cell(states="h", outputs="y")
+    def copying(x, h, W):
+        return torch.tanh(W.n(h)), x
+
+    case = case_of(copying)
+    with pytest.raises(InputError, match="one-hot"):
+        case.scan(torch.randint(4, (5, 3)), backend=backend)
 
 
 # Tensors of another kind
@@ -425,8 +448,8 @@ def test_a_token_that_is_none_is_refused_and_the_next_call_is_right(
     bad: int, learning: bool, threads: int, pieces: Pieces
 ) -> None:
     pieces(small=1, threads=threads, chunk=6)
-    for cell in (cells.gru, cells.layer_norm_rnn):
-        case = case_of(cell)
+    for tried in (cells.gru, cells.layer_norm_rnn):
+        case = case_of(tried)
         for place in ((0, 0), (4, 2)):
             tokens = torch.randint(4, (5, 3))
             tokens[place] = bad
