@@ -250,7 +250,7 @@ def test_the_source_that_counts_is_all_that_the_compiler_is_made_of(tmp_path: Pa
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     assert source_hash(copy) == SOURCE
     found = {path.relative_to(copy) for path in copy.glob("compile/*.py")}
-    todo = list(found)
+    todo = [path for path in found if path.stem not in ("explain", "names")]  # words, not kernels
     while todo:
         for module in imported_by(copy / todo.pop()) - PRINT_NONE:
             path = Path(importlib.import_module(module).__file__).relative_to(PACKAGE)
