@@ -275,8 +275,9 @@ def _given(rng: Random, made: EquationCell, draw: Draw, text: str) -> Drawn | No
         shape = [sizes[s] for s in p.shape]
         if not (without and name.endswith(".bias")):
             parameters[name] = random(*shape, scale=0.7 / (shape[1] ** 0.5 if len(shape) == 2 else 1))
-    known = {s for p in graph.parameters.values() for s in p.shape}
-    tokens = graph.widths[graph.inputs[0]] in known and rng.random() < 0.3
+    used = made.graph_using(parameters)
+    known = {s for p in used.parameters.values() for s in p.shape}
+    tokens = used.widths[used.inputs[0]] in known and rng.random() < 0.3
     x = torch.randint(D, (T, B), generator=generator) if tokens else random(T, B, D)
     state = {name: random(B, sizes[graph.widths[name]]) for name in graph.states}
     case = Case(made, x, state, parameters)
@@ -354,7 +355,7 @@ def test_a_random_cell_compiled_is_the_reference(seed: int, pieces: Pieces) -> N
 
 
 def check(seed: int) -> None:
-    """In float64 equal; in float32 no further off than the reference is, or than a few ulp of what comes in."""
+    """In float64 equal; in float32 no further off than the reference, or than a few ulp of what comes in."""
     given = drawn(seed)
     print(f"seed {seed}: T, B = {given.case.x.shape[:2]}, {given.options}, wanted {', '.join(given.wanted)}")
     print({name: tuple(value.shape) for name, value in given.case.leaves.items()})
