@@ -64,7 +64,11 @@ def scan(
     state = {key: state[key] for key in cell.states}
     if not x.is_floating_point() and (graph := cell.graph_using(parameters)).uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
-        width = graph.sizes(parameters)[graph.widths[name]]
+        width = graph.sizes(parameters).get(graph.widths[name])
+        if width is None:
+            raise InputError(
+                f"nothing says how many tokens there are, for no matrix takes {name!r}: give one-hot vectors"
+            )
         x = F.one_hot(x.long(), width).to(state[cell.states[0]].dtype)
     if backend != "reference":
         reason = _cannot_compile(x, state, parameters)

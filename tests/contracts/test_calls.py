@@ -110,18 +110,6 @@ def test_shapes_of_what_only_torch_reads_are_checked_anew() -> None:
     assert_same(computed(case), computed(case, backend="reference"), 1e-12)
 
 
-def test_a_value_that_no_result_needs_needs_no_parameter() -> None:
-    @cell(states="h")
-    def wasteful(x, h, W):
-        unused = torch.tanh(W.never(x, h)) * W.neither
-        assert unused is not None
-        return torch.tanh(W.n(x, h))
-
-    case = case_of(wasteful)
-    assert list(case.parameters) == ["n.x", "n.h", "n.bias"]
-    assert_same(computed(case), computed(case, backend="reference"), 1e-12)
-
-
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_tokens_of_which_nothing_says_how_many_there_are_are_refused(backend: str) -> None:
     @cell(states="h", outputs="y")

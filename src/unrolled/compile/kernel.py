@@ -130,6 +130,21 @@ class _Printer:
         size = self.word(e, f"width {width}")
         return e.integer_of("udiv", e.integer_of("add", size, self.lanes - 1), self.lanes)
 
+    def _overwrites(self) -> bool:
+        """Whether a step writes what products of the step before may still be reading, before workers meet:
+        of two rows in turn, the new value takes the place of the last but one."""
+        operands = {self.step.nodes[k].name for s in self.stages for k in s.operands}
+        places = {name: f"new {name}" for name in operands}
+        places |= {name: name.replace("carry ", "next ", 1) for name in operands if name.startswith("carry ")}
+        for stage in self.stages:
+            if stage.operands:
+                return False
+            stored = {self.names[k] for k in stage.wanted if k in self.names}
+            stored |= {place for place, k in self.written if k in stage.wanted}
+            if not stored.isdisjoint(places.values()):
+                return True
+        return False
+
     def _steps(self) -> None:
         """The steps of a chunk: this worker's share of rows or units of every stage."""
         e = Emitter(self.scalar, self.lanes)
@@ -161,8 +176,12 @@ class _Printer:
 
         def step(s: str, _: list[str]) -> list[str]:
             written: set[int | str] = {n.name for n in self.step.nodes if n.kind == "read"}
+            if self._overwrites():
+                e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
+                written.clear()
             for number, stage in enumerate(self.stages):
-                operands = {self.step.nodes[k].name or k for k in stage.operands}
+                nodes = self.step.nodes  # a product has its matrix's name
+                operands = {nodes[k].name if nodes[k].kind == "read" else k for k in stage.operands}
                 if operands & written:
                     e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
                     written.clear()
@@ -213,7 +232,12 @@ class _StagePrinter:
         level = levels(self.step)
         for name, nodes in self.printer.sums.items():
             width, behind = self.step.nodes[nodes[0]].width, max(level[k] for k in nodes)
-            can = [s for s in self.printer.stages if s.width == width and s.level >= behind]
+            stored: set[int] = set()
+            can = []
+            for s in self.printer.stages:
+                stored |= {*s.wanted}
+                if s.width == width and s.level >= behind and stored >= {*nodes}:
+                    can.append(s)
             if can[0] is self.stage:
                 found[name] = nodes
         return found
