@@ -348,26 +348,19 @@ def test_rows_of_one_tensor_are_parameters_by_gate(kind: type, tokens: bool) -> 
 
 def test_where_rows_are_is_not_mistaken_for_where_others_were() -> None:
     """Descriptions of rows come and go, at the same place in memory."""
-    names = list(cells.gru.graph.parameters)
     case = case_of(cells.gru)
-    for turn in range(40):
-        order = names[turn % 3 :] + names[: turn % 3]
-        groups: dict[tuple[int, ...], list[str]] = {}
-        for name in order:
-            groups.setdefault(tuple(case.parameters[name].shape[1:]), []).append(name)
-        parts = {}
-        for place, members in enumerate(groups.values()):
-            for k, name in enumerate(members):
-                parts[name] = place, k * 6, 6
-        order_of_groups = list(groups.values())
-        tensors = tuple(
-            torch.cat([case.parameters[n].detach() for n in members]) for members in order_of_groups
-        )
-        stacked = Stacked(tensors, {name: parts[name] for name in names})
+    expected, _ = case.scan(backend="cpu")
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, value in case.parameters.items():
+        groups.setdefault(tuple(value.shape[1:]), []).append(name)
+    for turn in range(60):  # the tensors have one shape, and their rows another order
+        orders = [members[turn % 3 :] + members[: turn % 3] for members in groups.values()]
+        rows = {n: (place, k * 6, 6) for place, order in enumerate(orders) for k, n in enumerate(order)}
+        tensors = tuple(torch.cat([case.parameters[n].detach() for n in order]) for order in orders)
+        stacked = Stacked(tensors, rows)
         found, _ = scan(cells.gru, case.x, case.state, stacked, backend="cpu")
-        expected, _ = case.scan(backend="cpu")
         assert torch.equal(found, expected), turn
-        del stacked, parts
+        del stacked, rows
 
 
 # Many calls

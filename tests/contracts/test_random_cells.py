@@ -259,7 +259,7 @@ def _given(rng: Random, made: EquationCell, draw: Draw, text: str) -> Drawn | No
     sizes = {"D": rng.choice([1, 3, 7, 18])}
     H = rng.choice([1, 2, 5, 9, 17, 33, 70])
     D = H if draw.square else sizes["D"]
-    graph = made.graph_for(D, H)
+    graph = made.graph_for(D, H) if draw.square else made.graph
     for k, symbol in enumerate(dict.fromkeys(graph.widths[name] for name in graph.states)):
         sizes[symbol] = H if k == 0 else rng.choice([1, 4, 11, 35])
     sizes[graph.widths[graph.inputs[0]]] = D
@@ -275,8 +275,9 @@ def _given(rng: Random, made: EquationCell, draw: Draw, text: str) -> Drawn | No
         shape = [sizes[s] for s in p.shape]
         if not (without and name.endswith(".bias")):
             parameters[name] = random(*shape, scale=0.7 / (shape[1] ** 0.5 if len(shape) == 2 else 1))
-    known = {s for p in graph.parameters.values() for s in p.shape}
-    tokens = graph.widths[graph.inputs[0]] in known and rng.random() < 0.3
+    used = made.graph_using(parameters)
+    known = {s for p in used.parameters.values() for s in p.shape}
+    tokens = used.widths[used.inputs[0]] in known and rng.random() < 0.3
     x = torch.randint(D, (T, B), generator=generator) if tokens else random(T, B, D)
     state = {name: random(B, sizes[graph.widths[name]]) for name in graph.states}
     case = Case(made, x, state, parameters)
@@ -319,10 +320,10 @@ def computed(given: Drawn, case: Case, backend: str) -> dict[str, Tensor]:
     }
 
 
-def disturbed(given: Drawn, amount: float) -> dict[str, Tensor]:
+def disturbed(given: Drawn, amount: float, seed: int = 1) -> dict[str, Tensor]:
     """What the reference computes where everything that comes in is a little off."""
     case = leaves_of(given, torch.float64)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in case.leaves.values():
             if value.is_floating_point():
@@ -354,6 +355,7 @@ def test_a_random_cell_compiled_is_the_reference(seed: int, pieces: Pieces) -> N
 
 
 def check(seed: int) -> None:
+    """In float64 equal; in float32 no further off than the reference, or than a few ulp of what comes in."""
     given = drawn(seed)
     print(f"seed {seed}: T, B = {given.case.x.shape[:2]}, {given.options}, wanted {', '.join(given.wanted)}")
     print({name: tuple(value.shape) for name, value in given.case.leaves.items()})
@@ -369,10 +371,11 @@ def check(seed: int) -> None:
     plain, tested = (computed(given, single, backend) for backend in ("reference", "cpu"))
     own = {name: relative_error(plain[name], value) for name, value in truth.items()}
     usual = median(own.values())  # a tensor of few numbers is exact by chance
-    ulps = disturbed(given, 2 * torch.finfo(torch.float32).eps)
+    ulps = [disturbed(given, 2 * torch.finfo(torch.float32).eps, k) for k in range(4)]
     for name, value in truth.items():
         error = relative_error(tested[name], value)
-        allowed = 4 * max(own[name], usual, relative_error(ulps[name], value), 2e-7)
+        sensitive = max(relative_error(other[name], value) for other in ulps)
+        allowed = 4 * max(own[name], usual, sensitive, 2e-7)
         assert error <= allowed or not value.any(), f"{name} in float32: {error} > {allowed}"
 
 
