@@ -35,6 +35,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -61,6 +62,11 @@ class Cell:
     @property
     def square(self) -> Graph:
         return self._square or self.graph
+
+    @torch.compiler.assume_constant_result
+    def settle(self) -> None:
+        """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
+        _ = self._needed, [(graph.key, graph.parameters) for graph in (self.graph, self.square)]
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from unrolled.cell import Cell
 from unrolled.compile.engine import host_cannot
 from unrolled.compile.recurrence import recur
+from unrolled.compile.registered import recur_in_graph
 from unrolled.errors import BackendError, InputError
 from unrolled.parameters import Stacked
 
@@ -58,6 +59,8 @@ def scan(
         raise InputError(f"a scan feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}")
     if missing := [key for key in cell.states if key not in state]:
         raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
+    if torch.compiler.is_compiling():
+        cell.settle()
     (name,) = cell.inputs
     state = {key: state[key] for key in cell.states}
     if not x.is_floating_point() and (graph := cell.graph_using(parameters)).uses_directly(name):
@@ -67,7 +70,9 @@ def scan(
     if backend != "reference":
         reason = _cannot_compile(x, state, parameters)
         if reason is None:
-            return recur(cell.graph_using(parameters), x, state, parameters, reverse)
+            recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+            run = recur_in_graph if recorded else recur
+            return run(cell.graph_using(parameters), x, state, parameters, reverse)
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
     handed_on = len(cell.states) if cell.outputs else 0
@@ -83,9 +88,7 @@ def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[
     """Why compiled kernels cannot run this, or None if they can."""
     learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
     tensors = [x, *state.values(), *learned]
-    if torch.compiler.is_compiling():
-        return "torch.compile is tracing"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _transforms():
         return "a transform of torch.func is at work"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
@@ -95,3 +98,9 @@ def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
     return host_cannot()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _transforms() -> bool:
+    """Whether a transform of torch.func is at work; a compiled graph belongs to one answer."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -50,6 +50,7 @@ def processor() -> tuple[str, str]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def host_cannot() -> str | None:
     """Why no kernel can be compiled here, or None."""
     if platform.machine().lower() not in ("x86_64", "amd64"):

@@ -27,6 +27,11 @@ FEW = 4
 """Rows for each worker below which they share the units instead."""
 
 
+def in_lines(elements: int) -> int:
+    """So many elements in whole cache lines."""
+    return -(-elements // 16) * 16
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What a plan depends on.
@@ -110,7 +115,7 @@ class Plan:
     def take(self, workspace: str, elements: int) -> At:
         """Room for this many elements, from a cache line's beginning."""
         begin = self.size[workspace]
-        self.size[workspace] = begin + -(-elements // 16) * 16
+        self.size[workspace] = begin + in_lines(elements)
         return At(workspace, begin)
 
     def width(self, symbol: str) -> int:

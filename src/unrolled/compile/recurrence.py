@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.memory import workspace
 from unrolled.compile.passes import backward_plan, forward_plan
 from unrolled.compile.plan import Plan, Sizes
+from unrolled.compile.step import run_to
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
@@ -71,6 +72,59 @@ class Prepared:
             *(name for name in self.shapes if name.startswith("parameter ")),
         )
 
+    def complete(self, given: list[Tensor]) -> list[Tensor]:
+        """These tensors, and zeros for what is missing: a cell without biases is the cell with biases of 0."""
+        if len(given) < len(self.names):
+            given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype))
+        return given
+
+    def forward(self, given: Sequence[Tensor], save: bool) -> list[Tensor]:
+        """What the cell hands on (T, B, W), the final states, and what the backward pass reads besides.
+
+        Args:
+            given: the tensors of `names`.
+
+        Raises:
+            InputError: a token is none of the words.
+        """
+        loop = self.loop
+        plan = self.plan("save" if save else "inference")
+        tensors = dict(zip(self.names, given, strict=True))
+        for name, shape in self.shapes.items():
+            if name == "y" or name.startswith("end "):
+                tensors[name] = torch.empty(shape, dtype=loop.dtype)
+        tensors["work"] = workspace(plan.size["work"], loop.dtype)
+        tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
+        if plan.run(tensors):
+            known = self.sizes.widths[loop.graph.widths[loop.graph.inputs[0]]]
+            raise InputError(f"a token is not between 0 and {known - 1}, the numbers of the columns")
+        return [tensors["y"], *(tensors[f"end {name}"] for name in loop.graph.states), tensors["saved"]]
+
+    def backward(
+        self,
+        given: Sequence[Tensor],
+        y: Tensor,
+        saved: Tensor,
+        upstream: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """The gradients of `given` where they are needed, from those of y and the final states."""
+        loop, names, shapes = self.loop, self.names, self.shapes
+        plan = self.plan("backward")
+        tensors = dict(zip(names, given, strict=True))
+        tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
+        for name, d in zip(("y", *(f"end {name}" for name in loop.graph.states)), upstream, strict=True):
+            tensors[f"d_{name}"] = y.new_zeros(shapes[name]) if d is None else d.contiguous()
+        results = []
+        for name, asked in zip(names, needed, strict=True):
+            d = None
+            if f"d_{name}" in plan.tensors or (asked and name in shapes):
+                make = torch.zeros if name in self.idle else torch.empty
+                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype)
+            results.append(d if asked else None)
+        plan.run(tensors)
+        return results
+
 
 class Recurrence(torch.autograd.Function):
     """The loop as one differentiable operation.
@@ -82,47 +136,19 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, prepared: Prepared, save: bool, *given: Tensor) -> Any:
-        loop = prepared.loop
-        plan = prepared.plan("save" if save else "inference")
-        tensors = dict(zip(prepared.names, given, strict=True))
-        for name, shape in prepared.shapes.items():
-            if name == "y" or name.startswith("end "):
-                tensors[name] = torch.empty(shape, dtype=loop.dtype)
-        y, ends = tensors["y"], [tensors[f"end {name}"] for name in loop.graph.states]
-        tensors["work"] = workspace(plan.size["work"], loop.dtype)
-        tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
-        if plan.run(tensors):
-            known = prepared.sizes.widths[loop.graph.widths[loop.graph.inputs[0]]]
-            raise InputError(f"a token is not between 0 and {known - 1}, the numbers of the columns")
+        *results, saved = prepared.forward(given, save)
         if save:
             ctx.prepared = prepared
-            ctx.save_for_backward(*given, y, tensors["saved"])
+            ctx.save_for_backward(*given, results[0], saved)
             ctx.set_materialize_grads(False)
-        return (y, *ends)
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, d_y: Tensor | None, *d_ends: Tensor | None) -> Any:
-        prepared: Prepared = ctx.prepared
-        loop, shapes = prepared.loop, prepared.shapes
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         *given, y, saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody will differentiate this again
-            return (None, None, *again(prepared, given, (d_y, *d_ends)))
-        names = prepared.names
-        plan = prepared.plan("backward")
-        tensors = dict(zip(names, given, strict=True))
-        tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
-        tensors["d_y"] = y.new_zeros(y.shape) if d_y is None else d_y.contiguous()
-        for name, d in zip(loop.graph.states, d_ends, strict=True):
-            tensors[f"d_end {name}"] = y.new_zeros(shapes[f"end {name}"]) if d is None else d.contiguous()
-        results = []
-        for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True):
-            d = None
-            if f"d_{name}" in plan.tensors or (needed and name in shapes):
-                make = torch.zeros if name in prepared.idle else torch.empty
-                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype)
-            results.append(d if needed else None)
-        plan.run(tensors)
-        return (None, None, *results)
+            return (None, None, *again(ctx.prepared, given, upstream))
+        return (None, None, *ctx.prepared.backward(given, y, saved, upstream, ctx.needs_input_grad[2:]))
 
 
 def again(
@@ -175,32 +201,66 @@ def recur(
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
-    key = (
-        x.shape, x.dtype, x.requires_grad, learning, reverse, torch.get_num_threads(), names,
-        *(t.shape for t in (*states, *tensors)),
-    )  # fmt: skip
-    prepared = loop.prepared.get(key)
-    if prepared is None:
-        prepared = loop.prepared[key] = _prepare(loop, x, state, parameters, reverse)
-        if len(loop.prepared) > PLANS:
-            del loop.prepared[next(iter(loop.prepared))]
-    given: list[Tensor] = []
-    if loop.given:
-        with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
-            read = {graph.inputs[0]: x}
-            given = [loop.whole.run_to(k, read, parameters).contiguous() for k in loop.given]
-    x = x.contiguous() if x.is_floating_point() else x.long().contiguous()
-    arguments = [x, *given, *(t.contiguous() for t in (*states, *tensors))]
-    if len(arguments) < len(prepared.names):  # a cell without biases is the cell with biases of 0
-        width = max(prepared.sizes.widths.values())
-        arguments.append(states[0].new_zeros(width))
+    prepared = prepare(loop, x, states, tensors, parameters, names, reverse, x.requires_grad, learning)
+    x, before = inputs_of(loop, x, parameters)
+    arguments = prepared.complete([x, *before, *(t.contiguous() for t in (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
     y, *ends = Recurrence.apply(prepared, save, *arguments)  # type: ignore[no-untyped-call]
     return y, dict(zip(graph.states, ends, strict=True))
 
 
+def inputs_of(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The input as kernels read it, and what torch computes from it before the loop."""
+    before: list[Tensor] = []
+    if loop.given:
+        with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
+            read = {loop.graph.inputs[0]: x}
+            before = [run_to(loop.whole, k, read, parameters).contiguous() for k in loop.given]
+    return x.contiguous() if x.is_floating_point() else x.long().contiguous(), before
+
+
+def prepare(
+    loop: Loop,
+    x: Tensor,
+    states: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
+    names: object,
+    reverse: bool,
+    needs_x: bool,
+    learning: bool,
+) -> Prepared:
+    """The loop for the sizes of these tensors, as it was prepared before if it was.
+
+    Args:
+        tensors: those that the parameters are in.
+        names: what tells apart parameters that are in tensors of the same shapes.
+
+    Raises:
+        InputError: a shape does not fit.
+    """
+    key = (
+        x.shape, x.dtype, needs_x, learning, reverse, torch.get_num_threads(), names,
+        *(t.shape for t in (*states, *tensors)),
+    )  # fmt: skip
+    prepared = loop.prepared.get(key)
+    if prepared is None:
+        state = dict(zip(loop.graph.states, states, strict=True))
+        prepared = loop.prepared[key] = _prepare(loop, x, state, parameters, reverse, needs_x, learning)
+        if len(loop.prepared) > PLANS:
+            del loop.prepared[next(iter(loop.prepared))]
+    found: Prepared = prepared
+    return found
+
+
 def _prepare(
-    loop: Loop, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], reverse: bool
+    loop: Loop,
+    x: Tensor,
+    state: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    reverse: bool,
+    needs_x: bool,
+    learning: bool,
 ) -> Prepared:
     """Check everything, and say where each parameter is.
 
@@ -234,7 +294,7 @@ def _prepare(
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), x.requires_grad, any(t.requires_grad for t in tensors),
+        torch.get_num_threads(), needs_x, learning,
     )  # fmt: skip
     return Prepared(loop, sizes, shapes)
 
