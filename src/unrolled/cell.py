@@ -63,7 +63,7 @@ class Cell:
     def square(self) -> Graph:
         return self._square or self.graph
 
-    @torch.compiler.assume_constant_result
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def settle(self) -> None:
         """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
         _ = self._needed, [(graph.key, graph.parameters) for graph in (self.graph, self.square)]

@@ -1,18 +1,18 @@
 """Run one cell over one sequence, by one of two backends.
 
 `cpu` runs compiled kernels (`unrolled.compile`). `reference` calls the cell's own equations on tensors, step
-by step, and autograd does the rest: it is what the kernels are held to, and it also serves `torch.func`,
-forward mode and tracing.
+by step, and autograd does the rest: it is what the kernels are held to, and it also serves `torch.func` and
+forward mode. Under torch.compile and torch.export the kernels are one node of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
@@ -23,6 +23,9 @@ from unrolled.errors import BackendError, InputError
 from unrolled.parameters import Stacked
 
 BACKENDS: Final = ("auto", "cpu", "reference")
+
+PLAIN: Final = {Tensor, nn.Parameter}
+"""Tensors that are memory and nothing more."""
 
 
 def scan(
@@ -59,7 +62,7 @@ def scan(
         raise InputError(f"a scan feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}")
     if missing := [key for key in cell.states if key not in state]:
         raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
-    if torch.compiler.is_compiling():
+    if compiling := torch.compiler.is_compiling():
         cell.settle()
     (name,) = cell.inputs
     state = {key: state[key] for key in cell.states}
@@ -68,10 +71,11 @@ def scan(
         width = graph.sizes(parameters)[graph.widths[name]]
         x = F.one_hot(x.long(), width).to(state[cell.states[0]].dtype)
     if backend != "reference":
-        reason = _cannot_compile(x, state, parameters)
+        learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
+        tensors = (x, *state.values(), *learned)
+        reason = _cannot_compile(x, tensors)
         if reason is None:
-            recorded = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-            run = recur_in_graph if recorded else recur
+            run = recur_in_graph if compiling or _watched(tensors) else recur
             return run(cell.graph_using(parameters), x, state, parameters, reverse)
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
@@ -84,10 +88,8 @@ def scan(
     return torch.stack(outputs[::-1] if reverse else outputs), state
 
 
-def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str | None:
+def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
     """Why compiled kernels cannot run this, or None if they can."""
-    learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
-    tensors = [x, *state.values(), *learned]
     if _transforms():
         return "a transform of torch.func is at work"
     if forward_ad._current_level >= 0:
@@ -97,7 +99,13 @@ def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[
     dtypes = {t.dtype for t in tensors if t is not x or x.is_floating_point()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
-    return host_cannot()
+    reason: str | None = host_cannot()
+    return reason
+
+
+def _watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether somebody looks on, or stands in for tensors: a tracer, a counter, tensors without numbers."""
+    return torch._C._len_torch_dispatch_stack() > 0 or not {type(t) for t in tensors} <= PLAIN
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -73,7 +73,7 @@ class Prepared:
         )
 
     def complete(self, given: list[Tensor]) -> list[Tensor]:
-        """These tensors, and zeros for what is missing: a cell without biases is the cell with biases of 0."""
+        """These tensors, and zeros for biases that are missing."""
         if len(given) < len(self.names):
             given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype))
         return given
@@ -152,7 +152,7 @@ class Recurrence(torch.autograd.Function):
 
 
 def again(
-    prepared: Prepared, given: list[Tensor], upstream: tuple[Tensor | None, ...]
+    prepared: Prepared, given: Sequence[Tensor], upstream: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
@@ -201,7 +201,8 @@ def recur(
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
-    prepared = prepare(loop, x, states, tensors, parameters, names, reverse, x.requires_grad, learning)
+    needs = x.requires_grad, learning
+    prepared = prepare(loop, x, states, tensors, parameters, names, reverse, needs)
     x, before = inputs_of(loop, x, parameters)
     arguments = prepared.complete([x, *before, *(t.contiguous() for t in (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
@@ -227,30 +228,29 @@ def prepare(
     parameters: Mapping[str, Tensor],
     names: object,
     reverse: bool,
-    needs_x: bool,
-    learning: bool,
+    needs: tuple[bool, bool],
 ) -> Prepared:
-    """The loop for the sizes of these tensors, as it was prepared before if it was.
+    """The loop for the sizes of these tensors, made when they are first seen.
 
     Args:
         tensors: those that the parameters are in.
         names: what tells apart parameters that are in tensors of the same shapes.
+        needs: whether gradients of x and of the parameters are wanted.
 
     Raises:
         InputError: a shape does not fit.
     """
     key = (
-        x.shape, x.dtype, needs_x, learning, reverse, torch.get_num_threads(), names,
+        x.shape, x.dtype, needs, reverse, torch.get_num_threads(), names,
         *(t.shape for t in (*states, *tensors)),
     )  # fmt: skip
-    prepared = loop.prepared.get(key)
+    prepared: Prepared | None = loop.prepared.get(key)
     if prepared is None:
         state = dict(zip(loop.graph.states, states, strict=True))
-        prepared = loop.prepared[key] = _prepare(loop, x, state, parameters, reverse, needs_x, learning)
+        prepared = loop.prepared[key] = _prepare(loop, x, state, parameters, reverse, needs)
         if len(loop.prepared) > PLANS:
             del loop.prepared[next(iter(loop.prepared))]
-    found: Prepared = prepared
-    return found
+    return prepared
 
 
 def _prepare(
@@ -259,8 +259,7 @@ def _prepare(
     state: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor],
     reverse: bool,
-    needs_x: bool,
-    learning: bool,
+    needs: tuple[bool, bool],
 ) -> Prepared:
     """Check everything, and say where each parameter is.
 
@@ -294,7 +293,7 @@ def _prepare(
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), needs_x, learning,
+        torch.get_num_threads(), *needs,
     )  # fmt: skip
     return Prepared(loop, sizes, shapes)
 

@@ -1,8 +1,9 @@
-"""The compiled recurrence as an operator of torch, for graphs: one node each way under torch.compile and export.
+"""The compiled recurrence as operators of torch, so that a graph of torch.compile or torch.export keeps it.
 
-`unrolled::recurrence` and `unrolled::recurrence_backward` run the plans of `recurrence`. All they need comes
-as arguments: the cell as the text of its graph, which tensors hold which parameters as another text, and what
-the forward pass saves as one of its results. So a graph that calls them can be kept and run elsewhere.
+`unrolled::recurrence` and `unrolled::recurrence_backward` run the plans of `recurrence`. Everything they need
+is an argument: the cell as its graph's key, the names of the parameters as a layout (see `Stacked`), and what
+the forward pass saves as its last result. A graph that was kept therefore runs in another process too, where
+`unrolled` has been imported.
 """
 
 from __future__ import annotations
@@ -15,134 +16,138 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import Prepared, again, inputs_of, prepare
-from unrolled.errors import BackendError
+from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
 
-_library: Final = torch.library.Library("unrolled", "FRAGMENT")
-_CELL: Final = "str graph, str layout, bool reverse"
+LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]
+"""x, what is given before the loop, the initial states, and the tensors of the parameters."""
+
 _TENSORS: Final = "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters"
-_Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]
+_RESULTS: Final = "Tensor y, Tensor saved, Tensor?[] upstream"
 for _schema in (
-    f"recurrence({_CELL}, bool save, {_TENSORS}) -> Tensor[]",
-    f"recurrence_backward({_CELL}, bool needs_x, bool learning, {_TENSORS}, Tensor y, Tensor saved, "
-    "Tensor?[] upstream) -> Tensor[]",
+    f"recurrence(str graph, str layout, bool reverse, bool save, {_TENSORS}) -> Tensor[]",
+    "recurrence_backward(str graph, str layout, bool reverse, bool needs_x, bool needs_parameters, "
+    f"{_TENSORS}, {_RESULTS}) -> Tensor[]",
 ):
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
 
 def recur_in_graph(
     graph: Graph, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], reverse: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What `recurrence.recur` does, as a call of the operator."""
-    states = [state[name].contiguous() for name in graph.states]
+    """What `recurrence.recur` does, as a call of the operator; torch.compile traces this."""
+    states = [state[name] for name in graph.states]
     stacked = parameters if isinstance(parameters, Stacked) else Stacked.of(graph.parameters, parameters)
-    tensors = [tensor.contiguous() for tensor in stacked.tensors]
     x, before = inputs_of(_loop(graph.key, states[0].dtype), x, parameters)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *stacked.tensors))
     y, *ends, _ = torch.ops.unrolled.recurrence(
-        graph.key, stacked.layout, reverse, save, x, before, states, tensors
+        graph.key, stacked.layout, reverse, save, x, before, states, list(stacked.tensors)
     )
     return y, dict(zip(graph.states, ends, strict=True))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _loop(key: str, dtype: torch.dtype) -> Loop:
-    """The loop of a graph, from the graph's key."""
+    """The loop of the graph with this key."""
     return loop_of(_graph(key), dtype)
 
 
-@lru_cache(maxsize=None)
+@lru_cache
 def _graph(key: str) -> Graph:
+    if (reason := host_cannot()) is not None:
+        raise BackendError(f"unrolled::recurrence cannot run: {reason}; layers with backend='reference' can")
     return Graph.from_key(key)
 
 
-@lru_cache(maxsize=None)
+@lru_cache
 def _parts(layout: str, heights: tuple[int, ...]) -> dict[str, tuple[int, int, int]]:
-    """Where each parameter is, from the layout."""
-    parts = {}
+    """Where each parameter of a layout is, as `Stacked` has it."""
+    parts: dict[str, tuple[int, int, int]] = {}
     for place, (names, height) in enumerate(zip(layout.split("|"), heights, strict=False)):
         rows = height // len(names.split())
         parts |= {name: (place, k * rows, rows) for k, name in enumerate(names.split())}
     return parts
 
 
-def _prepared(graph: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: _Tensors) -> Any:
-    """The plans for these tensors, and what they take."""
+def _prepared(
+    graph: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: Tensors
+) -> tuple[Prepared, list[Tensor]]:
+    """The plans for these tensors, and the tensors that they take."""
     x, before, states, parameters = tensors
     loop = _loop(graph, states[0].dtype)
+    given = [x, *before, *states, *parameters]
+    if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
+        raise InputError(f"a graph was made for tensors of one dtype, but has {loop.dtype} and {odd[0]}")
     stacked = Stacked(tuple(parameters), _parts(layout, tuple(t.shape[0] for t in parameters)))
-    prepared = prepare(loop, x, states, parameters, stacked, layout, reverse, *needs)
-    return prepared, prepared.complete([t.contiguous() for t in (x, *before, *states, *parameters)])
+    prepared = prepare(loop, x, states, parameters, stacked, layout, reverse, needs)
+    return prepared, prepared.complete([t.contiguous() for t in given])
 
 
-# Forward
-
-
-@torch.library.impl(_library, "recurrence", "CPU")
+@torch.library.impl(LIBRARY, "recurrence", "CPU")
 def _forward(graph: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
-    x, *others = tensors
-    prepared, given = _prepared(
-        graph, layout, reverse, (save and x.is_floating_point(), save), (x, *others)
-    )
+    if forward_ad._current_level >= 0:  # results without tangents would count as constant
+        raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
+    needs = save and tensors[0].is_floating_point(), save
+    prepared, given = _prepared(graph, layout, reverse, needs, tensors)
     return prepared.forward(given, save)
 
 
-@torch.library.register_fake("unrolled::recurrence", lib=_library)
+@torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(graph: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
     x, _, states, _ = tensors
     loop = _loop(graph, states[0].dtype)
     (T, B), widths = x.shape[:2], _widths(loop.graph, layout, tensors)
-    like = states[0]
-    return [
-        like.new_empty((T, B, widths[loop.graph.output_width])),
-        *(like.new_empty(state.shape) for state in states),
-        like.new_empty((saved_elements(loop, widths, T * B) if save else 0,)),
-    ]
+    saved = saved_elements(loop, widths, T * B) if save else 0
+    shapes = (T, B, widths[loop.graph.output_width]), *(state.shape for state in states), (saved,)
+    return [states[0].new_empty(shape) for shape in shapes]
 
 
-def _widths(graph: Graph, layout: str, tensors: _Tensors) -> dict[str, int]:
-    """What the width symbols are, without a look at any number: sizes may be symbols of torch's."""
+def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
+    """What the width symbols are. Nothing is compared: sizes may be symbols of torch's own."""
     x, _, states, parameters = tensors
     found = {graph.widths[name]: state.shape[1] for name, state in zip(graph.states, states, strict=True)}
     if x.is_floating_point():
         found.setdefault(graph.widths[graph.inputs[0]], x.shape[2])
     for text, tensor in zip(layout.split("|"), parameters, strict=False):
         names = text.split()
-        height, *width = graph.parameters[names[0]].shape
-        found.setdefault(height, tensor.shape[0] // len(names))
-        for symbol in width:
-            found.setdefault(symbol, tensor.shape[1])
+        sizes = tensor.shape[0] // len(names), *tensor.shape[1:]
+        for symbol, size in zip(graph.parameters[names[0]].shape, sizes, strict=True):
+            found.setdefault(symbol, size)
     return found
 
 
-# Backward
-
-
-@torch.library.impl(_library, "recurrence_backward", "CPU")
+@torch.library.impl(LIBRARY, "recurrence_backward", "CPU")
 def _backward(
-    graph: str, layout: str, reverse: bool, needs_x: bool, learning: bool, *rest: Any
+    graph: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
 ) -> list[Tensor]:
-    *tensors, y, saved, upstream = rest
-    prepared, given = _prepared(graph, layout, reverse, (needs_x, learning), tensors)
-    _, before, states, parameters = tensors
-    needed = [needs_x, *[True] * len((*before, *states)), *[learning] * len(parameters)]
+    x, before, states, parameters, y, saved, upstream = rest
+    needs = needs_x, needs_parameters
+    prepared, given = _prepared(graph, layout, reverse, needs, (x, before, states, parameters))
+    needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
     return [d for d in prepared.backward(given, y, saved, upstream, needed) if d is not None]
 
 
-@torch.library.register_fake("unrolled::recurrence_backward", lib=_library)
-def _(graph: str, layout: str, reverse: bool, needs_x: bool, learning: bool, *rest: Any) -> list[Tensor]:
+@torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
+def _(
+    graph: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
+) -> list[Tensor]:
     x, before, states, parameters = rest[:4]
-    wanted = (*[x] * needs_x, *before, *states, *(parameters if learning else ()))
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in wanted]
+    of = (*[x] * needs_x, *before, *states, *parameters * needs_parameters)
+    return [t.new_empty(t.shape) for t in of]
+
+
+# Derivatives
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    """What the backward pass reads."""
     *ctx.how, ctx.save, x, before, states, parameters = inputs
     ctx.counts = len(before), len(states), len(parameters)
     ctx.save_for_backward(x, *before, *states, *parameters, output[0], output[-1])
@@ -150,42 +155,36 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, upstream: list[Tensor | None]) -> Any:
-    """The gradients; where they will be differentiated again, through the step on tensors."""
+def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
+    """The gradients; where they are differentiated again, through the step on tensors."""
     if not ctx.save:
-        raise BackendError("unrolled::recurrence ran without saving, so it has no gradient")
+        raise BackendError("this graph was made for inference: make it where gradients are enabled")
     x, *others, y, saved = ctx.saved_tensors
-    groups = []
-    for count in ctx.counts:
-        groups.append(others[:count])
-        others = others[count:]
-    needs_x, needed = ctx.needs_input_grad[4], ctx.needs_input_grad[5:]
-    learning = any(needed[-1])
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        prepared, given = _prepared(*ctx.how, (needs_x, learning), (x, *groups))
-        found = again(prepared, given, upstream[:-1])
+    tensors = x, *_split(others, ctx.counts)
+    needs_x, *asked = ctx.needs_input_grad[4:]
+    needs = needs_x, any(asked[-1])
+    upstream = list(upstream[:-1])
+    if torch.is_grad_enabled():
+        graph, layout, reverse = ctx.how
+        prepared, given = _prepared(graph, layout, reverse, needs, tensors)
+        d_x, *rest = again(prepared, given, upstream)
     else:
-        found = torch.ops.unrolled.recurrence_backward(
-            *ctx.how, needs_x, learning, x, *groups, y, saved, upstream[:-1]
-        )
-        found = (*([] if needs_x else [None]), *found, *([] if learning else [None] * ctx.counts[-1]))
-    d_x, *rest = found
-    gradients = []
-    for flags in needed:
-        gradients.append([d if flag else None for d, flag in zip(rest, flags, strict=False)])
-        rest = rest[len(flags) :]
-    return (None, None, None, None, d_x, *gradients)
+        found = torch.ops.unrolled.recurrence_backward(*ctx.how, *needs, *tensors, y, saved, upstream)
+        d_x, *rest = found if needs_x else (None, *found)
+    rest += [None] * (len(others) - len(rest))
+    groups = zip(_split(rest, ctx.counts), asked, strict=True)
+    return (*[None] * 4, d_x, *([d if a else None for d, a in zip(*g, strict=True)] for g in groups))
 
 
-torch.library.register_autograd(
-    "unrolled::recurrence", _differentiate, setup_context=_keep, lib=_library
-)
+def _split(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+    """So many values after each other."""
+    rest = iter(values)
+    return [[next(rest) for _ in range(count)] for count in counts]
 
 
 def _refuse(ctx: Any, *upstream: Any) -> Any:
-    raise BackendError(
-        "second derivatives do not go through a compiled graph; take them without torch.compile"
-    )
+    raise BackendError("second derivatives do not go through a compiled graph; ask the layer itself for them")
 
 
-torch.library.register_autograd("unrolled::recurrence_backward", _refuse, lib=_library)
+torch.library.register_autograd("unrolled::recurrence", _differentiate, setup_context=_keep, lib=LIBRARY)
+torch.library.register_autograd("unrolled::recurrence_backward", _refuse, lib=LIBRARY)
