@@ -82,7 +82,7 @@ def scan(
     handed_on = len(cell.states) if cell.outputs else 0
     outputs = []
     for x_t in reversed(x.unbind()) if reverse else x.unbind():
-        results = cell.run({name: x_t} | state, parameters)
+        results = cell.run({name: x_t, **state}, parameters)
         state = dict(zip(cell.states, results, strict=False))
         outputs.append(results[handed_on])
     return torch.stack(outputs[::-1] if reverse else outputs), state

@@ -146,8 +146,9 @@ class Builder:
             case ("mul" | "div" | "pow", [None, 1.0]) | ("add" | "sub", [None, 0.0]):
                 return a
         if None not in known:
-            tensors = [torch.tensor(value, dtype=torch.float64) for value in known]
-            return self.constant(float(row.run(*tensors)))
+            with torch._C._DisableTorchDispatch():  # numbers are numbers, also where somebody traces
+                tensors = [torch.tensor(value, dtype=torch.float64) for value in known]
+                return self.constant(float(row.run(*tensors)))
         if row.reduces and a.width == PER_ROW:
             return a
         if row.composed:

@@ -164,7 +164,7 @@ class RecurrentStack(nn.Module):
             raise InputError(f"x has shape {tuple(x.shape)}, expected ({layout})")
         if not tokens and x.shape[-1] != self.input_size:
             raise InputError(f"x has {x.shape[-1]} features in its last axis, expected {self.input_size}")
-        if not x.numel() and 0 in x.shape[: 2 if axes == 3 else 1]:
+        if x.numel() == 0 and 0 in x.shape[: 2 if axes == 3 else 1]:
             raise InputError(f"x has shape {tuple(x.shape)}: a sequence needs at least one step and one row")
         if not tokens and x.dtype != (dtype := self.dtype):
             raise InputError(f"x is {x.dtype}, but the layer is {dtype}; use x.to({dtype})")
