@@ -105,7 +105,7 @@ def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
     """Whether somebody looks on, or stands in for tensors: a tracer, a counter, tensors without numbers."""
-    return torch._C._len_torch_dispatch_stack() > 0 or not {type(t) for t in tensors} <= PLAIN
+    return torch._C._len_torch_dispatch_stack() > 0 or not PLAIN.issuperset(map(type, tensors))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
