@@ -1,43 +1,96 @@
-"""Print the table: `python -m benchmarks`."""
+"""Measure, print, and write the table and the figure: `python -m benchmarks`."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
-import unrolled
-from benchmarks.layers import cases
-from benchmarks.paired import MismatchError, compare
+from benchmarks import results, table
+from benchmarks.families import FAMILIES
+from benchmarks.family import Record, Settings
+from benchmarks.figure import draw
+from benchmarks.results import Section
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="timed pairs of each case [10]")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    print(
-        f"unrolled {unrolled.__version__}, torch {torch.__version__}, {platform.machine()}, "
-        f"{chosen.threads} threads, {datetime.date.today()}; "
-        f"milliseconds, minimum and median of {chosen.rounds}\n"
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="families:\n" + "\n".join(f"  {n:<16}{family.title}" for n, family in FAMILIES.items()),
     )
-    print(f"{'training step':<48}{'ours':>16}{'peer':>16}   ratio (range)")
-    for name, ours, peer in cases():
-        try:
-            result = compare(ours, peer, rounds=chosen.rounds)
-        except MismatchError as error:
-            print(f"{name:<48}not timed: {error}")
-            continue
-        numbers = ""
-        for side in (result.ours, result.peer):
-            ordered = sorted(side)
-            numbers += f"{1e3 * ordered[0]:>8.2f}{1e3 * ordered[len(ordered) // 2]:>8.2f}"
-        low, high = result.ratios[0], result.ratios[-1]
-        print(f"{name:<48}{numbers}   {result.ratio:.2f} ({low:.2f} to {high:.2f})", flush=True)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="what to measure [everything]")
+    parser.add_argument("--rounds", type=int, help="timed turns of each case, at least [10; with --quick 3]")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads [2]")
+    parser.add_argument("--quick", action="store_true", help="only a look at small cases; nothing is written")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the records, the table and the figure go"
+    )
+    parser.add_argument(
+        "--redraw", action="store_true", help="write table and figure again, without measuring"
+    )
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.families if name not in FAMILIES]:
+        parser.error(f"no family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
+    rounds = chosen.rounds if chosen.rounds is not None else 3 if chosen.quick else 10
+    if rounds < 1 or chosen.threads < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    out: Path | None = chosen.out
+    records = (out or HERE) / "results.json"
+    if chosen.redraw:
+        if not records.exists():
+            parser.error(f"there are no results in {records}")
+        write(results.load(records), out)
+        return 0
+    settings = Settings(rounds, chosen.threads, chosen.quick)
+    torch.set_num_threads(settings.threads)
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+        print(f"this machine is busy (load {os.getloadavg()[0]:.1f}): figures will be off", file=sys.stderr)
+    print(results.conditions(settings))
+    refused = False
+    for name in chosen.families or FAMILIES:
+        section = Section(results.conditions(settings), measure(name, settings))
+        refused |= any(record.refused for record in section.records)
+        if out or not settings.quick:
+            if out:
+                out.mkdir(parents=True, exist_ok=True)
+            sections = results.load(records) | {name: section}
+            results.save(records, {n: sections[n] for n in FAMILIES if n in sections})
+    if out or not settings.quick:
+        write(results.load(records), out)
+    return int(refused)
+
+
+def measure(name: str, settings: Settings) -> tuple[Record, ...]:
+    """The records of a family, each printed as soon as it is there."""
+    family = FAMILIES[name]
+    print(f"\n{name}: {family.title}" + (f", in {family.unit}" if family.unit else ""))
+    print(table.line((*table.HEAD[:4], "figure" if family.unit else "ratio", *table.HEAD[5:])))
+    found = []
+    for record in family.measure(settings):
+        found.append(record)
+        print(table.line(table.row(family, record)), flush=True)
+    for subject, mean in family.means(found).items():
+        print(table.line(table.mean_row(family, subject, mean)), flush=True)
+    return tuple(found)
+
+
+def write(sections: Mapping[str, Section], out: Path | None) -> None:
+    """The table and the figure; without `out`, where the repository has them."""
+    picture = (out or DOCS) / "benchmarks.svg"
+    text = (out or HERE) / "results.md"
+    picture.write_bytes(draw(FAMILIES, sections))
+    text.write_text(table.markdown(FAMILIES, sections, os.path.relpath(picture, text.parent)))
+    print(f"\n{text}\n{picture}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -92,7 +92,129 @@ def attending(x, h, W):
     return e / e.sum(-1, keepdim=True) * tanh(W.v(x, h)) + W.keep * h
 
 
-OWN = (slstm, oscillator, delays, two_products, projected, by_sign, direct, row_numbers, attending)
+@cell(states="h", outputs="y z")
+def two_outputs(x, h, W):
+    """The second of two outputs is handed on by nobody, and has a matrix that nothing else needs."""
+    h = tanh(W.n(x, h))
+    return h, W.y(h=h), sigmoid(W.z(h=h))
+
+
+@cell(states="h")
+def encoded(x, h, W):
+    """A map of a map of x: it depends on no state."""
+    return tanh(W.n(h, v=tanh(W.b(x))))
+
+
+@cell(states="h")
+def keyed(x, h, W):
+    """A map of a learned vector."""
+    return tanh(W.n(x, h, v=W.key) + W.m(v=tanh(W.key)))
+
+
+@cell(states="h")
+def stepped(x, h, W):
+    """Conditions in arithmetic."""
+    a = W.a(x, h)
+    return tanh(a) * (a > 0) + 0.5 * h * (a > h) - (a <= W.low) * 0.25
+
+
+@cell(states="h c")
+def namesakes(x, h, c, W):
+    """Learned vectors with the names of the states, of the other's width; a map with that of the input."""
+    h = tanh(W.x(x, h)) * W.c
+    return h, tanh(W.m(h=h) + c) * W.h
+
+
+@cell(states="h c e", outputs="y")
+def exchanged(x, h, c, e, W):
+    """States change places; the output is the only work."""
+    return c, e, h, tanh(W.a(x, h, c, e)) - e
+
+
+@cell(states="a b c")
+def tower(x, a, b, c, W):
+    """Three states of three widths, each fed by the one below as it now is: three products in a row."""
+    a = tanh(W.a(x, a))
+    b = tanh(W.b(b, a=a))
+    return a, b, 0.5 * c + 0.5 * tanh(W.c(c, b=b))
+
+
+@cell(states="h")
+def many_gates(x, h, W):
+    """More products of one level than a register tile holds, some in one sum."""
+    total = W.zero(x, h) + W.shared(h=h) + W.other(h=h)
+    for k in range(5):
+        total = total + sigmoid(W[f"gate_{k}"](x, h)) * tanh(W[f"value_{k}"](h=h))
+    return tanh(total)
+
+
+@cell(states="h")
+def leaky(x, h, W):
+    """Linear throughout; the only product is of x."""
+    return W.decay * h + W.a(x, bias=False)
+
+
+@cell(states="h", outputs="error")
+def predictive(x, h, W):
+    """What comes in is predicted, and the state is moved by the error: a value as wide as the input."""
+    error = x - W.down(h=h)
+    return h + 0.25 * tanh(W.up(e=error) - W.leak * h), error
+
+
+@cell(states="h")
+def chained(x, h, W):
+    """A map of a map with nothing between, so that a product's operand is a product in both directions."""
+    return sigmoid(W.c(v=W.b(v=W.a(x, h, bias=False), bias=False))) - 0.5
+
+
+@cell(states="h c")
+def carried(x, h, c, W):
+    """A state that only pointwise work moves, and that a map reads; a sum that a map enters as it is."""
+    return tanh(W.a(x, h, c)), 0.5 * c + W.b(h=h) + 0.25 * W.low
+
+
+@cell(states="h c")
+def driven(x, h, c, W):
+    """A state that x alone moves, ahead of the product that reads it."""
+    return tanh(W.a(h, c)), 0.5 * c + W.b(x)
+
+
+@cell(states="h")
+def siamese(x, h, W):
+    """One map of the input and of a value as wide as the input."""
+    return tanh(W.a(v=x) + W.a(v=tanh(W.b(h))) + 0.5 * h)
+
+
+@cell(states="h")
+def spherical(x, h, W):
+    """A state of length one, and gates by how it is turned."""
+    new = h + W.n(x, h)
+    new = new / torch.sqrt(torch.sum(new * new, -1, keepdim=True) + 0.25)
+    same = torch.sum(new * h, -1, keepdim=True)
+    return new * sigmoid(W.gain * same) + W.rest * (1 - same)
+
+
+@cell(states="h m", initial={"m": -math.inf})
+def log_sum(x, h, m, W):
+    """A running logarithm of a sum of exponentials, and a power of it."""
+    a = W.a(x, h)
+    top = maximum(m, a)
+    m = top + torch.log(exp(m - top) + exp(a - top))
+    return tanh(W.h(x, h)) * (abs(m) + 0.5) ** torch.sin(W.p * h), m
+
+
+@cell(states="h")
+def liquid(x, h, W, *, dt: float = 0.25):
+    """A time constant that the input moves (arXiv:2006.04439)."""
+    f = sigmoid(W.f(x, h))
+    return (h + dt * f * W.top) / (1 + dt * (softplus(W.rate) + f))
+
+
+OWN = (
+    *(slstm, oscillator, delays, two_products, projected, by_sign, direct, row_numbers, attending),
+    *(two_outputs, encoded, keyed, stepped, namesakes, exchanged, tower, many_gates, leaky, predictive),
+    *(chained, carried, driven, siamese, spherical, log_sum, liquid),
+)
 
 SPELLED = (
     *CELLS,
@@ -126,7 +248,7 @@ class Setting:
 
     @property
     def state_sizes(self) -> dict[str, int]:
-        symbols = sorted({self.cell.graph.widths[name] for name in self.cell.states}, reverse=True)
+        symbols = dict.fromkeys(self.cell.graph.widths[name] for name in self.cell.states)
         width = {symbol: self.H + k for k, symbol in enumerate(symbols)}
         return {name: width[self.cell.graph.widths[name]] for name in self.cell.states}
 

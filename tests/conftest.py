@@ -1,9 +1,13 @@
 """One thread, the same random numbers for every test, and nothing in the caches of whoever runs them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
+from unrolled.compile import loop, plan
+
+Pieces = Callable[..., None]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,3 +25,19 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pieces]:
+    """Plan anew from here on: chunks of at least so many rows, work below which one thread is enough, and how
+    many threads there are."""
+    threads = torch.get_num_threads()
+
+    def set_to(chunk: int = plan.CHUNK, small: int = plan.SMALL, threads: int = 1) -> None:
+        monkeypatch.setattr(plan, "CHUNK", chunk)
+        monkeypatch.setattr(plan, "SMALL", small)
+        monkeypatch.setattr(loop, "_loops", {})  # which keep plans
+        torch.set_num_threads(threads)
+
+    yield set_to
+    torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -126,6 +127,9 @@ def message_of(result: Result) -> str:
         (["cells", "lstm("], r"'lstm\('"),
         (["cells", ""], "cannot read ''; write NAME"),
         (["cells", "mine.py:mine"], "no file 'mine.py'"),
+        (["cells", "--explain"], "--explain takes a cell: unrolled cells lstm --explain"),
+        (["cells", "lstm", "--hidden", "8"], "--hidden goes with --explain"),
+        (["cells", "lstm", "--explain", "--batch", "0"], "batch must be a whole number from 1, got 0"),
         (["cells", "text.txt:mine"], r"not a Python file.*FILE\.py:NAME"),
         (["draw", "lstm", "--steps", "0"], r"cannot draw 0 steps.*give 1 to "),
         (["draw", "lstm", "-o", "nowhere/x.svg"], "cannot write nowhere/x.svg: No such file or directory"),
@@ -568,20 +572,20 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make the loss or a gradient infinite, or a weight NaN, in the step that follows step 3."""
 
     def poison(what: str) -> None:
-        real = char_runs.CharTask.loss
+        real = char_runs.CharTask.gradients
 
-        def loss(self: Any, step: int) -> Any:
+        def gradients(self: Any, step: int) -> Any:
             if step == 3 and what == "weight":
                 with torch.no_grad():
                     self.model.head.bias[0] = float("nan")
             value, measured = real(self, step)
             if step == 3 and what == "loss":
-                value = value / 0
+                value = math.inf
             if step == 3 and what == "gradient":
-                next(self.model.parameters()).register_hook(lambda gradient: gradient / 0)
+                next(self.model.parameters()).grad.div_(0)
             return value, measured
 
-        monkeypatch.setattr(char_runs.CharTask, "loss", loss)
+        monkeypatch.setattr(char_runs.CharTask, "gradients", gradients)
 
     return poison
 

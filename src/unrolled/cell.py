@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.errors import CellError, InputError
+from unrolled.explanation import Explanation
 from unrolled.graph import OPERATIONS, PER_ROW, Graph, Parameter, affine, parameter_in
 from unrolled.options import options_of
 from unrolled.trace import Operand, Symbol, Trace, TracedWeight
@@ -66,7 +67,8 @@ class Cell:
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def settle(self) -> None:
         """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
-        _ = self._needed, [(graph.key, graph.parameters) for graph in (self.graph, self.square)]
+        for graph in (self.graph, self.square):
+            _ = self._needed, graph.key, graph.parameters, graph.uses_directly("")
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -118,6 +120,31 @@ class Cell:
     def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Run one step by names; returns the new states, then the outputs."""
         return self.graph_using(parameters).run(values, parameters)
+
+    def explain(
+        self,
+        input_size: int | None = None,
+        hidden_size: int | Mapping[str, int] | None = None,
+        batch: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Explanation:
+        """What compiled code does at each step, what it saves, and what that costs: `print(lstm.explain())`.
+
+        How many products run together depends on the registers of this processor.
+
+        Args:
+            input_size: D, the width of the input; what is left out stays a symbol.
+            hidden_size: H, the width of the states; a mapping by state name where they differ.
+            batch: B, the rows that go through the loop together.
+            dtype: what is computed in.
+
+        Raises:
+            InputError: a size is not a whole number from 1, or is of no state.
+        """
+        # What explains a cell stands on cells; when this is called, everything has been imported.
+        from unrolled.compile.explain import explain
+
+        return explain(self, input_size, hidden_size, batch, dtype)
 
     def __repr__(self) -> str:
         results = ", ".join((*self.states, *self.outputs))

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import torch
 import typer
@@ -96,11 +96,34 @@ def _top(
         raise typer.Exit
 
 
+EXAMPLE: Final = {"input": 512, "hidden": 512, "batch": 64}
+"""Sizes that `cells --explain` suggests."""
+
+
 @app.command("cells")
 def cells_command(
     name: Annotated[str | None, typer.Argument(help="a cell, as in 'lstm(peepholes=vector)'")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="print what its compiled code does at each step, and the costs")
+    ] = False,
+    hidden: Annotated[int | None, typer.Option(help="with --explain: units of a state [H]")] = None,
+    input_size: Annotated[
+        int | None, typer.Option("--input", help="with --explain: width of the input [D]")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="with --explain: rows of a batch")] = None,
 ) -> None:
     """List the cells, or print one: its equations, parameters, shapes and options."""
+    sizes = {"input": input_size, "hidden": hidden, "batch": batch}
+    if explain:
+        if name is None:
+            raise unrolled.InputError("--explain takes a cell: unrolled cells lstm --explain")
+        out.print(str(find(name).explain(input_size, hidden, batch)), markup=False)
+        if None in sizes.values():
+            missing = " ".join(f"--{k} {n}" for k, n in EXAMPLE.items() if sizes[k] is None)
+            out.print(f"\nFor numbers: {missing}", markup=False)
+        return
+    if given := next((f"--{key}" for key, value in sizes.items() if value is not None), None):
+        raise unrolled.InputError(f"{given} goes with --explain")
     if name is None:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("cell", "states", "parameters", "what it is"):

@@ -8,6 +8,8 @@ A line for every value the author named and for every result; what has no name i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from unrolled.graph import OPERATIONS, Graph, Node
 
 NOW, BEFORE = "ₜ", "ₜ₋₁"
@@ -15,19 +17,23 @@ NOW, BEFORE = "ₜ", "ₜ₋₁"
 
 def formulas(graph: Graph) -> list[str]:
     """The equations of one step, a line each, in the order of computation."""
-    result_of: dict[int, str] = {}
-    again = []  # results that are the value of an earlier one
+    named = names(graph)
+    lines = [f"{named[k]} = {text(graph, k, named, top=True)[0]}" for k in sorted(named)]
     for k, name in zip(graph.results, (*graph.states, *graph.outputs), strict=True):
-        if graph.nodes[k].args and k in result_of:
-            again.append(f"{name}{NOW} = {result_of[k]}{NOW}")
-        elif graph.nodes[k].args:
-            result_of[k] = name
-        else:
-            again.append(f"{name}{NOW} = {leaf(graph.nodes[k])}")
-    named = {k: name for k, name in graph.names.items() if k not in result_of}
-    named |= {k: name + NOW for k, name in result_of.items()}
-    lines = [f"{named[k]} = {_text(graph, k, named, top=True)[0]}" for k in sorted(named)]
-    return lines + again
+        known = named.get(k) or leaf(graph.nodes[k])
+        if known != name + NOW:  # the value of an earlier result, or what it was before
+            lines.append(f"{name}{NOW} = {known}")
+    return lines
+
+
+def names(graph: Graph) -> dict[int, str]:
+    """What formulas call the values that the author named, and the results, by node."""
+    found = dict(graph.names)
+    of_results: dict[int, str] = {}
+    for k, name in zip(graph.results, (*graph.states, *graph.outputs), strict=True):
+        if graph.nodes[k].args:
+            of_results.setdefault(k, name + NOW)
+    return found | of_results
 
 
 def leaf(node: Node) -> str:
@@ -37,8 +43,12 @@ def leaf(node: Node) -> str:
     return node.name + {"input": NOW, "state": BEFORE}.get(node.kind, "")
 
 
-def _text(graph: Graph, index: int, named: dict[int, str], top: bool = False) -> tuple[str, int]:
-    """The text of a node and how tightly it holds together."""
+def text(graph: Graph, index: int, named: Mapping[int, str], top: bool = False) -> tuple[str, int]:
+    """The text of a node and how tightly it holds together.
+
+    Args:
+        named: what is written by its name, by node; `top` for the node's own formula all the same.
+    """
     node = graph.nodes[index]
     if index in named and not top:
         return named[index], 5
@@ -47,18 +57,18 @@ def _text(graph: Graph, index: int, named: dict[int, str], top: bool = False) ->
     if node.kind == "affine":
         terms = []
         for source, arg in zip(node.sources, node.args, strict=True):
-            text, binding = _text(graph, arg, named)
-            terms.append(f"W_{node.name}{source} {text if binding == 5 and ' ' not in text else f'({text})'}")
+            term, binding = text(graph, arg, named)
+            terms.append(f"W_{node.name}{source} {term if binding == 5 and ' ' not in term else f'({term})'}")
         if node.bias is not None:
             terms.append(f"b_{node.name}")
         return " + ".join(terms), 1
     row = OPERATIONS[node.kind]
     texts = []
     for position, arg in enumerate(node.args):
-        text, binding = _text(graph, arg, named)
+        part, binding = text(graph, arg, named)
         # a − (b + c), a / (b ⊙ c) and a^(b^c) keep their brackets on the right
         loose = binding < row.binding or (
             binding == row.binding and (position if row.name in ("sub", "div") else row.name == "pow")
         )
-        texts.append(f"({text})" if loose and row.binding < 5 else text)
+        texts.append(f"({part})" if loose and row.binding < 5 else part)
     return row.text.format(*texts), row.binding

@@ -295,10 +295,13 @@ class Graph:
 
     def uses_directly(self, name: str) -> bool:
         """Whether an input is a result or enters a pointwise operation itself, not only through a matrix."""
+        return name in self._used_directly
+
+    @cached_property
+    def _used_directly(self) -> frozenset[str]:
         used = {arg for node in self.nodes if node.kind != "affine" for arg in node.args}
-        return any(
-            self.nodes[k].kind == "input" and self.nodes[k].name == name for k in used.union(self.results)
-        )
+        used.update(self.results)
+        return frozenset(self.nodes[k].name for k in used if self.nodes[k].kind == "input")
 
     @cached_property
     def reduces(self) -> bool:

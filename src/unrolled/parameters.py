@@ -27,13 +27,17 @@ class Stacked(Mapping[str, Tensor]):
         return Stacked(tensors, {name: (k, 0, tensors[k].shape[0]) for k, name in enumerate(there)})
 
     @property
-    def layout(self) -> str:
-        """The names of the parameters in each tensor, as text: "i.x f.x|i.h f.h|bias". They share its rows
-        equally."""
-        names: list[list[str]] = [[] for _ in self.tensors]
-        for name, (place, _, _) in self.parts.items():
-            names[place].append(name)
-        return "|".join([" ".join(each) for each in names])
+    def layout(self) -> str | None:
+        """The names of the parameters in each tensor, as text: "i.x f.x|i.h f.h|bias". None where they do not
+        share its rows equally."""
+        names: list[str] = []
+        for place, tensor in enumerate(self.tensors):
+            here = sorted((first, rows, name) for name, (k, first, rows) in self.parts.items() if k == place)
+            rows = tensor.shape[0] // max(len(here), 1)
+            if [(first, count) for first, count, _ in here] != [(k * rows, rows) for k in range(len(here))]:
+                return None
+            names.append(" ".join([name for _, _, name in here]))
+        return "|".join(names)
 
     def __getitem__(self, name: str) -> Tensor:
         place, first, rows = self.parts[name]

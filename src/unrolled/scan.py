@@ -1,13 +1,13 @@
 """Run one cell over one sequence, by one of two backends.
 
 `cpu` runs compiled kernels (`unrolled.compile`). `reference` calls the cell's own equations on tensors, step
-by step, and autograd does the rest: it is what the kernels are held to, and it also serves `torch.func` and
-forward mode. Under torch.compile and torch.export the kernels are one node of the graph.
+by step, and autograd does the rest: it is what the kernels are held to, and it also serves `torch.func`,
+forward mode and torch.jit. Under torch.compile and torch.export the kernels are one node of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
-from unrolled.compile.engine import host_cannot
+from unrolled.compile.engine import constant, host_cannot
+from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import recur
 from unrolled.compile.registered import recur_in_graph
 from unrolled.errors import BackendError, InputError
@@ -68,11 +69,14 @@ def scan(
     state = {key: state[key] for key in cell.states}
     if not x.is_floating_point() and (graph := cell.graph_using(parameters)).uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
-        width = graph.sizes(parameters)[graph.widths[name]]
+        width = graph.sizes(parameters).get(graph.widths[name])
+        if width is None:
+            raise InputError(
+                f"nothing says how many tokens there are, for no matrix takes {name!r}: give one-hot vectors"
+            )
         x = F.one_hot(x.long(), width).to(state[cell.states[0]].dtype)
     if backend != "reference":
-        learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
-        tensors = (x, *state.values(), *learned)
+        tensors = (x, *state.values(), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
             run = recur_in_graph if compiling or _watched(tensors) else recur
@@ -88,19 +92,21 @@ def scan(
     return torch.stack(outputs[::-1] if reverse else outputs), state
 
 
-def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
-    """Why compiled kernels cannot run this, or None if they can."""
-    if _transforms():
-        return "a transform of torch.func is at work"
-    if forward_ad._current_level >= 0:
-        return "forward-mode derivatives are asked for"
-    if elsewhere := [t.device for t in tensors if not t.is_cpu]:
-        return f"a tensor is on {elsewhere[0]}"
-    dtypes = {t.dtype for t in tensors if t is not x or x.is_floating_point()}
-    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-        return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
-    reason: str | None = host_cannot()
-    return reason
+def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor]) -> str | None:
+    """Why `unrolled.compile.direct` cannot run a cell on tokens, or None if it can."""
+    graph = cell.graph_using(parameters)
+    values = [value.detach() for value in parameters.values()]
+    if graph.uses_directly(graph.inputs[0]):
+        return "it needs the one-hot vectors themselves"
+    tokens = torch.empty(0, dtype=torch.long)
+    if (reason := _cannot_compile(tokens, (tokens, *values))) is not None:
+        return reason
+    dtype = values[0].dtype
+    return "torch computes a part of it before the loop" if loop_of(graph, dtype).given else None
+
+
+def _learned(parameters: Mapping[str, Tensor]) -> Iterable[Tensor]:
+    return parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
 
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
@@ -108,7 +114,23 @@ def _watched(tensors: Sequence[Tensor]) -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 or not PLAIN.issuperset(map(type, tensors))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
+    """Why compiled kernels cannot run this, or None if they can."""
+    if _transforms():
+        return "a transform of torch.func is at work"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit is tracing"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are asked for"
+    if elsewhere := [t.device for t in tensors if not t.is_cpu]:
+        return f"a tensor is on {elsewhere[0]}"
+    dtypes = {t.dtype for t in tensors if t is not x or x.is_floating_point()}
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
+    return host_cannot()
+
+
+@constant
 def _transforms() -> bool:
     """Whether a transform of torch.func is at work; a compiled graph belongs to one answer."""
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import llvmlite
@@ -27,6 +28,7 @@ from unrolled import cells
 from unrolled.compile import cache, engine, loop
 from unrolled.compile.cache import SOURCE, key_of, load, source_hash, store
 from unrolled.compile.engine import Program
+from unrolled.compile.machine import machine
 from unrolled.compile.team import team_of
 
 PACKAGE = Path(unrolled.__file__).parent
@@ -127,6 +129,7 @@ import ctypes
 import numpy as np
 from unrolled.compile.cache import key_of, load
 from unrolled.compile.engine import Program
+from unrolled.compile.machine import machine
 
 key = key_of("squares")
 assert key == {KEY!r}, key
@@ -217,8 +220,8 @@ def test_a_key_is_64_digits_and_tells_its_parts_apart() -> None:
         (llvm, "llvm_version_info", (99, 0, 0)),
         (llvmlite, "__version__", "99.0"),
         (llvm, "get_default_triple", lambda: "x86_64-elsewhere"),
-        (cache, "processor", lambda: ("i386", "+avx2")),
-        (cache, "processor", lambda: (llvm.get_host_cpu_name(), "-avx2")),
+        (cache, "machine", lambda: replace(machine(), name="i386")),
+        (cache, "machine", lambda: replace(machine(), features="-avx2")),
         (cache, "SOURCE", "0" * 64),
     ],
     ids=["LLVM", "llvmlite", "triple", "processor", "its features", "source"],

@@ -28,7 +28,7 @@ def by_adjoint(
     found = {name: torch.zeros_like(value) for name, value in (read | parameters).items()}
     found |= {name: result[f"d_{name}"] for name in read if f"d_{name}" in result}
     for name, pairs in adjoint.matrices.items():
-        found[name] = sum(result[d].T @ values[operand] for d, operand in pairs)
+        found[name] = sum(result[d].T @ values[k].expand(len(result[d]), -1) for d, k in pairs)
     for name, sums in adjoint.vectors.items():
         found[name] = sum(result[d].sum(0) for d in sums)
     return found

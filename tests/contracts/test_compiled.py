@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, tanh
 
 from cases import SETTINGS, Case, Setting, flat, gradients
-from unrolled import BackendError, InputError, cells, scan
+from unrolled import BackendError, InputError, cell, cells, scan
 
 each = pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
 
@@ -121,6 +121,18 @@ def test_the_number_of_threads_changes_nothing_but_rounding(
     for name, value in expected.items():
         assert relative_error(found[name], value) < 1e-13, name
         assert torch.equal(found[name], again[name]), f"{name} differs from run to run"
+
+
+def test_more_products_than_a_register_tile_holds() -> None:
+    @cell(states="h")
+    def many(x, h, W):
+        parts = [W[f"u{k}"](v=tanh(W[k](x, h)), bias=False) for k in "abcdefg"]
+        return tanh(sum(parts, 0.5 * h))
+
+    case = Setting(many, 3, 21).case(T=5, B=3)
+    expected = computed(case, "reference")
+    for name, found in computed(case, "cpu").items():
+        assert relative_error(found, expected[name]) < 1e-12, name
 
 
 def test_a_whole_equals_its_parts(lstm_case: Case) -> None:

@@ -145,9 +145,7 @@ def test_the_size_of_what_is_saved_is_known_without_a_plan(setting: Setting) -> 
     case = setting.case(T=5, B=3)
     graph = setting.cell.graph_using(case.parameters)
     loop = loop_of(graph, torch.float64)
-    states = [case.state[name] for name in graph.states]
-    tensors = list(case.parameters.values())
-    prepared = prepare(loop, case.x, states, tensors, case.parameters, "", False, (True, True))
+    prepared = prepare(loop, case.x, case.state, case.parameters, False, True, True)
     assert prepared.plan("save").size["saved"] == saved_elements(loop, prepared.sizes.widths, 5 * 3)
     assert prepared.plan("inference").size["saved"] == 0
 

@@ -4,41 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from benchmarks.published import LIBRARY_NAMES, PUBLISHED, Array, Oracle
 from unrolled import CheckpointError, InputError
 from unrolled.tasks.char import CharConfig, CharTask, bits_per_character, evaluating, write
-
-Array = npt.NDArray[np.float64]
-
-PUBLISHED = CharConfig(
-    cell="rnn",
-    hidden=100,
-    batch=1,
-    bptt=25,
-    reset=0.0,
-    optimiser="adagrad(eps=0, initial_accumulator_value=1e-8)",
-    rate=0.1,
-    schedule="constant",
-    warmup=0,
-    clip_norm=None,
-    clip_value=5.0,
-    loss="sum",
-    init=("*=normal:0.01", "*.bias=0"),
-    steps=200,
-    dtype="float64",
-)
-"""The 112-line character network: its sizes, its loss, its clipping and its optimiser."""
-
-LIBRARY_NAMES = {
-    "Wxh": "layer.l0.h.x",
-    "Whh": "layer.l0.h.h",
-    "bh": "layer.l0.h.bias",
-    "Why": "head.weight",
-    "by": "head.bias",
-}
 
 
 def a_text(length: int, seed: int = 0) -> str:
@@ -46,52 +17,6 @@ def a_text(length: int, seed: int = 0) -> str:
     words = ["to", "be", "or", "not", "that", "is", "the", "question", "nobler", "in", "mind", "arrows"]
     drawn = np.random.default_rng(seed).choice(words, size=length // 3)
     return " ".join(drawn)[:length]
-
-
-class Oracle:
-    """The published character network in NumPy, with the mathematics of the listing put right."""
-
-    def __init__(self, symbols: int, hidden: int = 100, seed: int = 0) -> None:
-        draw = np.random.default_rng(seed).standard_normal
-        self.weights: dict[str, Array] = {
-            "Wxh": 0.01 * draw((hidden, symbols)),
-            "Whh": 0.01 * draw((hidden, hidden)),
-            "bh": np.zeros(hidden),
-            "Why": 0.01 * draw((symbols, hidden)),
-            "by": np.zeros(symbols),
-        }
-        self.memory = {name: np.zeros_like(value) for name, value in self.weights.items()}
-        self.h: Array = np.zeros(hidden)
-
-    def gradients(self, inputs: list[int], targets: list[int]) -> tuple[float, dict[str, Array]]:
-        """The summed cross-entropy in nats and its clipped gradients; the state moves on."""
-        w = self.weights
-        h, p, loss = [self.h], [], 0.0
-        for character, target in zip(inputs, targets, strict=True):
-            h.append(np.tanh(w["Wxh"][:, character] + w["Whh"] @ h[-1] + w["bh"]))
-            y = w["Why"] @ h[-1] + w["by"]
-            p.append(np.exp(y - y.max()) / np.exp(y - y.max()).sum())
-            loss -= math.log(p[-1][target])
-        d = {name: np.zeros_like(value) for name, value in w.items()}
-        d_h = np.zeros_like(self.h)
-        for t in reversed(range(len(inputs))):
-            d_y = p[t].copy()
-            d_y[targets[t]] -= 1
-            d["Why"] += np.outer(d_y, h[t + 1])
-            d["by"] += d_y
-            d_raw = (1 - h[t + 1] ** 2) * (w["Why"].T @ d_y + d_h)
-            d["Wxh"][:, inputs[t]] += d_raw
-            d["Whh"] += np.outer(d_raw, h[t])
-            d["bh"] += d_raw
-            d_h = w["Whh"].T @ d_raw
-        self.h = h[-1]
-        return loss, {name: value.clip(-5, 5) for name, value in d.items()}
-
-    def update(self, gradients: dict[str, Array], rate: float = 0.1) -> None:
-        """Adagrad."""
-        for name, gradient in gradients.items():
-            self.memory[name] += gradient**2
-            self.weights[name] = self.weights[name] - rate * gradient / np.sqrt(self.memory[name] + 1e-8)
 
 
 def relative_error(found: torch.Tensor, expected: Array) -> float:
@@ -106,6 +31,9 @@ def test_the_trainer_makes_the_steps_of_the_published_character_network() -> Non
     oracle = Oracle(len(task.vocabulary))
     ids = task.vocabulary.encode(text).tolist()
     parameters = dict(task.model.named_parameters())
+    sums = iter(trainer.optimiser.state[trainer.whole]["sum"].split([p.numel() for p in parameters.values()]))
+    of_parameter = {name: next(sums).view_as(p) for name, p in parameters.items()}
+    memory = {name: of_parameter[LIBRARY_NAMES[name]] for name in oracle.weights}
     clipped = 0
     for n in range(200):
         before = {name: value.copy() for name, value in oracle.weights.items()}
@@ -113,7 +41,7 @@ def test_the_trainer_makes_the_steps_of_the_published_character_network() -> Non
             parameter = parameters[LIBRARY_NAMES[name]]
             with torch.no_grad():
                 parameter.copy_(torch.from_numpy(value))
-            trainer.optimiser.state[parameter]["sum"] = torch.from_numpy(oracle.memory[name] + 1e-8)
+            memory[name].copy_(torch.from_numpy(oracle.memory[name] + 1e-8))
         task.state = {"h": torch.from_numpy(oracle.h.copy())[None, None]}
         trainer.step = n
 
@@ -133,6 +61,23 @@ def test_the_trainer_makes_the_steps_of_the_published_character_network() -> Non
     assert clipped > 3, "the case must exercise the clipping"
 
 
+SMALL = CharConfig(hidden=8, batch=4, bptt=8, steps=12, layers=2, dropout=0.3)
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_cho", "indrnn"])
+def test_a_step_without_autograd_is_the_step_with_it(cell: str, loss: str) -> None:
+    config = replace(SMALL, cell=cell, dropout=0.0, loss=loss, dtype="float64")
+    tasks = [CharTask("text", a_text(400), config) for _ in range(2)]
+    trainers = [task.trainer() for task in tasks]
+    assert tasks[0].direct is not None
+    tasks[1].direct = None
+    for _ in range(8):
+        records = [trainer.advance() for trainer in trainers]
+        assert records[0] == pytest.approx(records[1], rel=1e-12)
+    assert torch.allclose(trainers[0].whole, trainers[1].whole, rtol=1e-9, atol=0)
+
+
 def test_four_letters_learn_hello_and_complete_it() -> None:
     config = CharConfig(cell="rnn", hidden=8, batch=1, bptt=5, steps=150, rate=0.03, warmup=0)
     task = CharTask("hello", "hello" * 40, config)
@@ -141,9 +86,6 @@ def test_four_letters_learn_hello_and_complete_it() -> None:
     for _ in range(config.steps):
         trainer.advance()
     assert "".join(write(task.model, task.vocabulary, "h", 4, temperature=0)) == "ello"
-
-
-SMALL = CharConfig(hidden=8, batch=4, bptt=8, steps=12, layers=2, dropout=0.3)
 
 
 def bits_one_by_one(task: CharTask, ids: torch.Tensor) -> float:
@@ -169,20 +111,20 @@ def test_the_state_is_carried_and_reset_where_the_text_begins_again() -> None:
     task = CharTask("text", a_text(300), replace(SMALL, dropout=0.0))
     chunks = len(task.streams)
     assert chunks > 2
-    losses = [task.loss(step)[0].item() for step in range(chunks + 1)]
+    losses = [task.gradients(step)[0] for step in range(chunks + 1)]
     assert losses[chunks] == losses[0]
     task.state = None
-    assert task.loss(1)[0].item() != losses[1], "the second chunk starts where the first one ended"
+    assert task.gradients(1)[0] != losses[1], "the second chunk starts where the first one ended"
 
 
 def test_the_loss_is_the_mean_or_the_sum_over_the_steps() -> None:
     of = {kind: CharTask("text", a_text(400), replace(SMALL, loss=kind)) for kind in ("mean", "sum")}
     for task in of.values():
         task.model.eval()
-    mean, sum_ = (of[kind].loss(0) for kind in ("mean", "sum"))
-    assert sum_[0].item() == pytest.approx(8 * mean[0].item(), rel=1e-6)
+    mean, sum_ = (of[kind].gradients(0) for kind in ("mean", "sum"))
+    assert sum_[0] == pytest.approx(8 * mean[0], rel=1e-6)
     assert sum_[1] == mean[1]
-    assert mean[1]["bits_per_character"] == pytest.approx(mean[0].item() / math.log(2), rel=1e-6)
+    assert mean[1]["bits_per_character"] == pytest.approx(mean[0] / math.log(2), rel=1e-6)
 
 
 def test_a_sample_is_the_chain_of_its_own_characters() -> None:
@@ -202,7 +144,7 @@ def test_streams_start_again_from_zero_now_and_then() -> None:
         task.state = {name: value + 1 for name, value in starts.items()}
         kept: list[torch.Tensor] = []
         hook = task.model.register_forward_pre_hook(lambda _, given, kept=kept: kept.append(given[1]["h"]))
-        task.loss(step)
+        task.gradients(step)
         hook.remove()
         (h,) = kept
         zero = (h == 0).all(2).all(0)

@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from stat import S_ISDIR, S_IWGRP, S_IWOTH
 from typing import Any, Final
@@ -23,7 +24,7 @@ from typing import Any, Final
 import llvmlite
 import llvmlite.binding as llvm
 
-from unrolled.compile.engine import processor
+from unrolled.compile.machine import machine
 from unrolled.errors import DataError
 from unrolled.folders import cache_folder
 
@@ -54,7 +55,7 @@ SOURCE: Final = source_hash(Path(__file__).parent.parent)
 def key_of(*parts: str) -> str:
     """The key of what this compiler makes of `parts`, with this LLVM, for this processor: 64 digits."""
     version = ".".join(map(str, llvm.llvm_version_info))
-    here = (SOURCE, version, llvmlite.__version__, llvm.get_default_triple(), *processor())
+    here = (SOURCE, version, llvmlite.__version__, llvm.get_default_triple(), *astuple(machine()))
     return hashlib.sha256(json.dumps([*here, *parts]).encode()).hexdigest()
 
 

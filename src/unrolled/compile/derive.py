@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from unrolled.compile.step import Builder, Expression, Node, Step
 from unrolled.graph import OPERATIONS, PER_ROW
@@ -53,6 +54,7 @@ def derive(
     builder = Builder()
     gradients: dict[int, dict[str, Expression]] = {}  # what has arrived at a node, by its width
 
+    @cache
     def value(index: int) -> Expression:
         """What the forward step computed at a node."""
         node = forward.nodes[index]

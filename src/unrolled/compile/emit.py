@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from unrolled.compile.machine import machine
+
 ATTRIBUTES: Final = 'nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512"'
 """Of every function: without them LLVM halves vectors on some processors."""
 
@@ -93,7 +95,7 @@ class Emitter:
 
     def fma(self, a: str, b: str, c: str) -> str:
         """a * b + c, rounded once where the processor can."""
-        return self.intrinsic("fma", a, b, c)
+        return self.intrinsic("fma", a, b, c) if machine().fused else self.add(self.mul(a, b), c)
 
     def polynomial(self, x: str, coefficients: list[float]) -> str:
         """By Horner's rule, the highest power first."""
@@ -214,27 +216,26 @@ class Emitter:
             the values after the last round.
         """
         carried = carried or []
-        before, head, inside, after = (self.name("b") for _ in range(4))
+        before, inside, latch, after = (self.name("b") for _ in range(4))
         index, following = f"%{self.name()}", f"%{self.name()}"
         values = [f"%{self.name()}" for _ in carried]
         self.do(f"br label %{before}")
         self.lines.append(f"{before}:")
-        self.do(f"br label %{head}")
-        self.lines.append(f"{head}:")
-        place = len(self.lines)
-        go_on = f"%{self.name()}"
-        self.do(f"{go_on} = icmp slt i64 {index}, {end}")
-        self.do(f"br i1 {go_on}, label %{inside}, label %{after}")
+        enter = self.emit(f"icmp slt i64 {first}, {end}")
+        self.do(f"br i1 {enter}, label %{inside}, label %{after}")
         self.lines.append(f"{inside}:")
+        place = len(self.lines)
         results = body(index, values)
-        latch = self.name("b")
         self.do(f"br label %{latch}")
         self.lines.append(f"{latch}:")
         self.do(f"{following} = add nsw i64 {index}, {step}")
-        self.do(f"br label %{head}")
+        go_on = self.emit(f"icmp slt i64 {following}, {end}")
+        self.do(f"br i1 {go_on}, label %{inside}, label %{after}")
         self.lines.append(f"{after}:")
+        last = []
         phis = [f"  {index} = phi i64 [ {first}, %{before} ], [ {following}, %{latch} ]"]
         for value, (kind, start), result in zip(values, carried, results, strict=True):
             phis.append(f"  {value} = phi {kind} [ {start}, %{before} ], [ {result}, %{latch} ]")
+            last.append(self.emit(f"phi {kind} [ {start}, %{before} ], [ {result}, %{latch} ]"))
         self.lines[place:place] = phis
-        return values
+        return last

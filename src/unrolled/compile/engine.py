@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import llvmlite.binding as llvm
 import torch
 
+from unrolled.compile.machine import machine
+
 LOCK: Final = threading.RLock()
 """Guards all compilation; a fork waits for it, so that no child is born with half a kernel."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _state: dict[str, Any] = {}
 
@@ -44,17 +49,17 @@ def gomp() -> Any:
     return library
 
 
-@lru_cache
-def processor() -> tuple[str, str]:
-    """The name of this processor and what it can do, as LLVM writes them."""
-    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """Have torch.compile call a function while it traces, and keep what it returns."""
+    torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
+    return function
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def host_cannot() -> str | None:
     """Why no kernel can be compiled here, or None."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"kernels are printed for x86-64, and this is {platform.machine()}"
+    if machine().architecture not in ("x86_64", "aarch64"):
+        return f"kernels are printed for x86-64 and ARM64 processors, and this is {machine().architecture}"
     if _gomp() is None:
         return "this PyTorch does not come with libgomp, whose threads the kernels run on"
     return None
@@ -62,20 +67,17 @@ def host_cannot() -> str | None:
 
 @lru_cache
 def _gomp() -> Path | None:
-    return next(Path(torch.__file__).parent.joinpath("lib").glob("libgomp*"), None)
-
-
-def lanes_of(scalar: str) -> int:
-    """Elements of this processor's vectors."""
-    features = llvm.get_host_cpu_features()
-    bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
-    return bits // {"float": 32, "double": 64}[scalar]
+    package = Path(torch.__file__).parent
+    folders = (package / "lib", package.parent / "torch.libs")
+    return next((found for folder in folders for found in sorted(folder.glob("libgomp*"))), None)
 
 
 def _compile(text: str) -> bytes:
     """The object file, made for this processor, of a kernel's text."""
-    name, features = processor()
-    machine = llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features, opt=3)
+    here = machine()
+    target = llvm.Target.from_default_triple().create_target_machine(
+        cpu=here.name, features=here.features, opt=3
+    )
     module = llvm.parse_assembly(text)
     module.verify()
     # The text is in its final form: loops are tiled and unrolled where they should be.
@@ -83,9 +85,9 @@ def _compile(text: str) -> bytes:
     options.loop_unrolling = False
     options.loop_vectorization = False
     options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine, options)
+    builder = llvm.create_pass_builder(target, options)
     builder.getModulePassManager().run(module, builder)
-    return bytes(machine.emit_object(module))
+    return bytes(target.emit_object(module))
 
 
 def _engine_of(code: bytes) -> Any:
@@ -95,8 +97,8 @@ def _engine_of(code: bytes) -> Any:
     module (`add_object_file`) would be four times as slow, for then the module is compiled as well. No code
     is generated, so any target machine will do; an engine takes it over, so each needs its own.
     """
-    machine = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    target = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
     engine.set_object_cache(getbuffer_func=lambda module: code)
     engine.finalize_object()
     return engine

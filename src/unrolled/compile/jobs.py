@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from unrolled.compile.emit import Emitter
-from unrolled.compile.tile import GROUP
+from unrolled.compile.machine import machine
 
 HEADER: Final = {
     name: place
@@ -280,11 +280,11 @@ def gather_rows(e: Job) -> None:
                 e.store(value, e.at(base, str(k * e.lanes)))
 
         def whole(p: str, _: list[str]) -> list[str]:
-            piece(p, GROUP, e.integer_of("mul", p, GROUP))
+            piece(p, machine().group, e.integer_of("mul", p, machine().group))
             return []
 
         def rest(p: str, _: list[str]) -> list[str]:
-            piece(p, 1, e.integer_of("add", p, e.integer_of("mul", panels, GROUP)))
+            piece(p, 1, e.integer_of("add", p, e.integer_of("mul", panels, machine().group)))
             return []
 
         e.loop("0", panels, "1", whole)

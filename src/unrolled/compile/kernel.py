@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 from unrolled.compile.emit import ATTRIBUTES, Emitter
 from unrolled.compile.jobs import FIRST, HEADER
+from unrolled.compile.machine import machine
 from unrolled.compile.mathematics import FUNCTIONS
 from unrolled.compile.schedule import LEAVES, Stage, is_row, levels
 from unrolled.compile.step import Step
-from unrolled.compile.tile import GROUP, ROWS, accumulate, pieces
+from unrolled.compile.tile import ROWS, accumulate, pieces
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,21 @@ class _Printer:
         size = self.word(e, f"width {width}")
         return e.integer_of("udiv", e.integer_of("add", size, self.lanes - 1), self.lanes)
 
+    def _overwrites(self) -> bool:
+        """Whether a step writes what products of the step before may still be reading, before workers meet:
+        of two rows in turn, the new value takes the place of the last but one."""
+        operands = {self.step.nodes[k].name for s in self.stages for k in s.operands}
+        places = {name: f"new {name}" for name in operands}
+        places |= {name: name.replace("carry ", "next ", 1) for name in operands if name.startswith("carry ")}
+        for stage in self.stages:
+            if stage.operands:
+                return False
+            stored = {self.names[k] for k in stage.wanted if k in self.names}
+            stored |= {place for place, k in self.written if k in stage.wanted}
+            if not stored.isdisjoint(places.values()):
+                return True
+        return False
+
     def _steps(self) -> None:
         """The steps of a chunk: this worker's share of rows or units of every stage."""
         e = Emitter(self.scalar, self.lanes)
@@ -143,12 +159,16 @@ class _Printer:
         ranges = {}
         for width in dict.fromkeys(stage.width for stage in self.stages):
             vectors = self.vectors(e, width)
-            whole = e.integer_of("mul", e.integer_of("udiv", vectors, GROUP), GROUP)
+            stages = [s for s in self.stages if s.width == width and s.destinations]
+            wide = {machine().group // len(s.destinations) for s in stages}
             ends = []
             for w in ("%worker", following):
-                even = e.integer_of("udiv", e.integer_of("mul", vectors, w), "%workers")
-                up = e.integer_of("and", e.integer_of("add", even, GROUP - 1), -GROUP)
-                ends.append(e.choose(e.emit(f"icmp slt i64 {even}, {whole}"), up, even, "i64"))
+                even = end = e.integer_of("udiv", e.integer_of("mul", vectors, w), "%workers")
+                for size in sorted(wide - {1}):  # no wide tile is cut in two, of whichever stage
+                    up = e.integer_of("and", e.integer_of("add", even, size - 1), -size)
+                    whole = e.integer_of("and", vectors, -size)
+                    end = e.choose(e.emit(f"icmp slt i64 {even}, {whole}"), up, end, "i64")
+                ends.append(end)
             ranges[width] = (
                 e.choose(by_units, ends[0], "0", "i64"),
                 e.choose(by_units, ends[1], vectors, "i64"),
@@ -156,8 +176,12 @@ class _Printer:
 
         def step(s: str, _: list[str]) -> list[str]:
             written: set[int | str] = {n.name for n in self.step.nodes if n.kind == "read"}
+            if self._overwrites():
+                e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
+                written.clear()
             for number, stage in enumerate(self.stages):
-                operands = {self.step.nodes[k].name or k for k in stage.operands}
+                nodes = self.step.nodes  # a product has its matrix's name
+                operands = {nodes[k].name if nodes[k].kind == "read" else k for k in stage.operands}
                 if operands & written:
                     e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
                     written.clear()
@@ -189,7 +213,7 @@ class _StagePrinter:
         self.e = e
         self.number = number
         self.stage = stage
-        self.wide = GROUP // max(len(stage.destinations), 1)
+        self.wide = machine().group // max(len(stage.destinations), 1)
         self.compute, self.load = self._needed()
         self.stores = [(printer.names[k], k) for k in stage.wanted if k in printer.names]
         self.stores += [(place, k) for place, k in printer.written if k in stage.wanted]
@@ -208,7 +232,12 @@ class _StagePrinter:
         level = levels(self.step)
         for name, nodes in self.printer.sums.items():
             width, behind = self.step.nodes[nodes[0]].width, max(level[k] for k in nodes)
-            can = [s for s in self.printer.stages if s.width == width and s.level >= behind]
+            stored: set[int] = set()
+            can = []
+            for s in self.printer.stages:
+                stored |= {*s.wanted}
+                if s.width == width and s.level >= behind and stored >= {*nodes}:
+                    can.append(s)
             if can[0] is self.stage:
                 found[name] = nodes
         return found

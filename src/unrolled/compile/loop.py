@@ -16,8 +16,9 @@ import torch
 
 from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.derive import Adjoint, derive
-from unrolled.compile.engine import LOCK, Program, lanes_of
+from unrolled.compile.engine import LOCK, Program
 from unrolled.compile.kernel import Address, Kernel, print_kernel
+from unrolled.compile.machine import machine
 from unrolled.compile.schedule import LEAVES, Stage, is_mask, is_row, reduces, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
 from unrolled.compile.team import Team, team_of
@@ -26,7 +27,7 @@ from unrolled.graph import Graph
 SCALARS = {torch.float32: "float", torch.float64: "double"}
 
 
-def cut(step: Step, states: Sequence[str]) -> tuple[Step, tuple[int, ...]]:
+def cut(step: Step, states: Sequence[str], wanted: Collection[str]) -> tuple[Step, tuple[int, ...]]:
     """The part of a step that must run in the loop, and the nodes of the whole that it reads as `before K`.
 
     Those are the products and inputs that depend on no state; pointwise work on them stays in the loop.
@@ -57,7 +58,7 @@ def cut(step: Step, states: Sequence[str]) -> tuple[Step, tuple[int, ...]]:
             made[k] = builder.make(node)
         return made[k]
 
-    loop = builder.finish({name: build(k) for name, k in step.results.items()})
+    loop = builder.finish({name: build(k) for name, k in step.results.items() if name in wanted})
     needed = {node.name for node in loop.nodes if node.kind == "read"}
     return loop, tuple(k for k in before if f"before {k}" in needed)
 
@@ -79,29 +80,33 @@ class Loop:
         whole: the step with all its products; step: the part of it in the loop.
         projected, direct, given: the nodes of `whole` that the loop reads as `before K`, by what they are:
             products of the input, the input itself, and what torch computes from it.
+        parameters, elsewhere: the names of those that kernels read, and of those that only torch does.
     """
 
     def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
         self.graph = graph
         self.dtype = dtype
         self.scalar = SCALARS[dtype]
-        self.lanes = lanes_of(self.scalar)
+        self.lanes = machine().lanes(self.scalar)
+        self.group = machine().group
         self.whole = lower(graph)
-        self.step, before = cut(self.whole, graph.states)
+        self.handed_on = graph.outputs[0] if graph.outputs else graph.states[0]
+        self.step, before = cut(self.whole, graph.states, {*graph.states, self.handed_on})
         nodes = self.whole.nodes
         self.direct = tuple(k for k in before if nodes[k].kind == "read")
         self.projected = tuple(
             k for k in before if nodes[k].kind == "product" and nodes[nodes[k].args[0]].kind == "read"
         )
         self.given = tuple(k for k in before if k not in self.direct + self.projected)
-        self.handed_on = graph.outputs[0] if graph.outputs else graph.states[0]
         used = {n.name for n in self.step.nodes if n.kind in ("product", "vector")}
         self.parameters = tuple(
             name
             for name in graph.parameters
             if name in used or name in {nodes[k].name for k in self.projected}
         )
-        self.width_of = {n.name: n.width for n in (*self.whole.nodes, *self.step.nodes) if n.name}
+        rest = (name for name in graph.parameters if name not in self.parameters)
+        self.elsewhere = tuple(rest) if self.given else ()
+        self.width_of = {n.name: n.width for n in self.whole.nodes if n.kind in ("vector", "product")}
         self.prepared: dict[Any, Any] = {}  # what `recurrence` keeps for each set of sizes
 
     def vectors(self, size: int) -> int:
@@ -120,7 +125,8 @@ class Loop:
     @cached_property
     def team(self) -> Team:
         """What carries out the jobs of a plan."""
-        return team_of(self.scalar)
+        with LOCK:  # of two teams made at once, kernels would call the one that is dropped
+            return team_of(self.scalar)
 
     # What the backward pass reads
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ LARGE: Final = 1 << 20
 
 _lock = threading.Lock()
 _free: list[tuple[int, Any]] = []
+_returned: deque[tuple[int, Any]] = deque()  # a collection of garbage may give back in the midst of all this
 _use: dict[str, int] = {"now": 0, "most": 0, "free": 0}
 
 
@@ -22,10 +24,11 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory, from a cache line's beginning; it is used again when nobody holds the tensor."""
     size = elements * dtype.itemsize
     if size < LARGE:
-        return torch.empty(elements, dtype=dtype)
+        return torch.empty(elements, dtype=dtype, device="cpu")
     size = -(-size // LARGE) * LARGE
     block = None
     with _lock:
+        _take_back()
         _use["now"] += size
         _use["most"] = max(_use["now"], _use["most"])
         for k in range(len(_free) - 1, -1, -1):
@@ -38,13 +41,14 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
         begin = -raw.ctypes.data % 64
         block = raw[begin : begin + size]
     lease = block[: elements * dtype.itemsize].view("f4" if dtype == torch.float32 else "f8")
-    weakref.finalize(lease, _give_back, size, block).atexit = False
+    weakref.finalize(lease, _returned.append, (size, block)).atexit = False
     return torch.from_numpy(lease)
 
 
-def _give_back(size: int, block: Any) -> None:
+def _take_back() -> None:
     """Keep what was in use at once, and no more; what was given back first goes first."""
-    with _lock:
+    while _returned:
+        size, block = _returned.popleft()
         _use["now"] -= size
         _free.append((size, block))
         _use["free"] += size

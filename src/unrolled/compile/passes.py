@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from unrolled.compile.kernel import Address
 from unrolled.compile.loop import Loop
 from unrolled.compile.plan import At, Plan, Sizes, in_lines
-from unrolled.compile.tile import GROUP
 from unrolled.graph import PER_ROW
+
+INPUT = "the input"
+"""Its name among operands: no state can be called so."""
 
 
 def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
@@ -228,8 +230,8 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         """The rows of an operand in panels."""
         vectors = loop.vectors(width)
         to = plan.take("work", capacity * vectors * lanes)
-        panels: dict[str, int | At] = {"panels": vectors // GROUP, "rest_panels": vectors % GROUP}
-        if name == "x":
+        panels: dict[str, int | At] = {"panels": vectors // loop.group, "rest_panels": vectors % loop.group}
+        if name == INPUT:
             at, stride, words = At("x"), width, {"shift": 0, "whole": 1}
         else:
             at, time, stride = plan.places[name]
@@ -258,7 +260,7 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         )
 
     if loop.projected and not plan.sizes.tokens:
-        right = gathered("x", plan.input_width)
+        right = gathered(INPUT, plan.input_width)
         for k in loop.projected:
             gradient(loop.whole.nodes[k].name, at_column[f"d_before {k}"], right)
     uses: dict[int, list[tuple[str, str]]] = {}

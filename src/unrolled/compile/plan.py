@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from unrolled.compile.jobs import FIRST, HEADER, JOBS
 from unrolled.compile.loop import Compiled, Loop
-from unrolled.compile.tile import GROUP
+from unrolled.errors import InputError
 from unrolled.graph import PER_ROW
 
 CHUNK = 256
@@ -185,7 +186,7 @@ class Plan:
         for number, stage in enumerate(self.compiled.stages):
             if not stage.destinations:
                 continue
-            wide = GROUP // len(stage.destinations)
+            wide = self.loop.group // len(stage.destinations)
             vectors = self.loop.vectors(self.width(stage.width))
             users = {
                 k: [n for n, d in enumerate(stage.destinations) if any(t.operand == k for t in d.terms)]
@@ -223,13 +224,13 @@ class Plan:
     def side_by_side(self, transposed: bool) -> tuple[At, int, int]:
         """Pack the matrices of all projections as one, or its transpose; the panels, how many are wide, and
         how many are not."""
-        loop, lanes = self.loop, self.loop.lanes
+        loop, lanes, group = self.loop, self.loop.lanes, self.loop.group
         D = self.input_width
         heights = [self.width(loop.whole.nodes[k].width) for k in loop.projected]
         height = sum(map(loop.padded, heights))
         units, elements = (D, height) if transposed else (height, D)
         vectors = loop.vectors(units)
-        panels = vectors // GROUP
+        panels = vectors // self.loop.group
         to = self.take("work", vectors * lanes * elements)
         begin = 0
         for k, rows in zip(loop.projected, heights, strict=True):
@@ -238,13 +239,13 @@ class Plan:
             self._pack(
                 name, transposed, D if transposed else rows, rows if transposed else D,
                 loop.padded(rows) if transposed else D, first=0 if transposed else begin // lanes,
-                panels=panels, vectors=GROUP, to=to, panel=GROUP * lanes * elements, step=GROUP * lanes,
-                column=column * GROUP, rest_step=lanes, rest_column=column,
-                rest=At(to.tensor, to.element + panels * GROUP * lanes * elements),
+                panels=panels, vectors=group, to=to, panel=group * lanes * elements, step=group * lanes,
+                column=column * group, rest_step=lanes, rest_column=column,
+                rest=At(to.tensor, to.element + panels * group * lanes * elements),
                 rest_panel=lanes * elements, add=0,
             )  # fmt: skip
             begin += loop.padded(rows)
-        return to, panels, vectors % GROUP
+        return to, panels, vectors % self.loop.group
 
     def table(self) -> At:
         """Pack the matrices of all projections as a row for each token."""
@@ -304,10 +305,22 @@ class Plan:
         self._which = np.array([places[at.tensor] for at in self._addresses.values()], dtype=np.intp)
         self._offset = np.array([at.element * size for at in self._addresses.values()], dtype=np.int64)
 
-    def run(self, tensors: Mapping[str, Any]) -> bool:
-        """Carry it out on these tensors, by name; whether a token was none of the words."""
+    def bind(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.int64]:
+        """A context on these tensors, by name. They must outlive it."""
         context = self._context.copy()
         begins = np.array([tensors[name].data_ptr() for name in self.tensors], dtype=np.int64)
         context[self._where] = begins[self._which] + self._offset
+        return context
+
+    def run(self, context: npt.NDArray[np.int64]) -> None:
+        """Carry out a bound context.
+
+        Raises:
+            InputError: a token is none of the words.
+        """
         self.loop.team.run(context, self.workers)
-        return bool(context[HEADER["fault"]])
+        if context[HEADER["fault"]]:
+            context[HEADER["fault"]] = 0
+            raise InputError(
+                f"a token is not between 0 and {self.input_width - 1}, the columns of the matrices"
+            )

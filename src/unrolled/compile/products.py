@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from unrolled.compile.emit import Emitter
 from unrolled.compile.jobs import Job, job
-from unrolled.compile.tile import GROUP, ROWS, accumulate, pieces
+from unrolled.compile.machine import machine
+from unrolled.compile.tile import ROWS, accumulate, pieces
 
 
 @job("operand", "operand row", "width", "panels", "rest panels", "columns", "weights", "to", "to row",
@@ -56,12 +57,12 @@ def _items(e: Job, panels: str, blocks: str) -> tuple[str, str]:
     """This worker's part of all pairs of a panel and a block, by panel; a wide panel is the work of several
     narrow ones."""
     wide = e.integer_of("mul", panels, blocks)
-    cost = e.integer_of("mul", wide, GROUP)
+    cost = e.integer_of("mul", wide, machine().group)
     narrow = e.integer_of("mul", e.word("rest panels"), blocks)
     first, end = e.share(e.integer_of("add", cost, narrow))
 
     def item(at: str) -> str:
-        up = e.integer_of("udiv", e.integer_of("add", at, GROUP - 1), GROUP)
+        up = e.integer_of("udiv", e.integer_of("add", at, machine().group - 1), machine().group)
         beyond = e.integer_of("add", wide, e.integer_of("sub", at, cost))
         return e.choose(e.emit(f"icmp slt i64 {at}, {cost}"), up, beyond, "i64")
 
@@ -71,8 +72,8 @@ def _items(e: Job, panels: str, blocks: str) -> tuple[str, str]:
 def _panel(e: Job, panel: str, whole: str) -> tuple[str, str]:
     """The first vector of a panel, and whether it is a wide one."""
     is_whole = e.emit(f"icmp slt i64 {panel}, {whole}")
-    wide = e.integer_of("mul", panel, GROUP)
-    beyond = e.integer_of("add", panel, e.integer_of("mul", whole, GROUP - 1))
+    wide = e.integer_of("mul", panel, machine().group)
+    beyond = e.integer_of("add", panel, e.integer_of("mul", whole, machine().group - 1))
     return e.choose(is_whole, wide, beyond, "i64"), is_whole
 
 
@@ -116,7 +117,7 @@ def sum_products(e: Job) -> None:
 
 def print_tiles(scalar: str, lanes: int, add: Callable[[Emitter, str], None]) -> None:
     """The register tiles of products, and the strip that cuts rows into them; `add` takes each function."""
-    for vectors in (GROUP, 1):
+    for vectors in (machine().group, 1):
         for rows in range(1, ROWS + 1):
             e = Emitter(scalar, lanes)
             _tile(e, rows, vectors)
@@ -158,5 +159,5 @@ def _strip(e: Emitter) -> None:
             f"ptr {to}, i64 %to_row, i64 %left, i64 %add)"
         )
 
-    pieces(e, "%count", tile, ("%wide", GROUP))
+    pieces(e, "%count", tile, ("%wide", machine().group))
     e.do("ret void")

@@ -31,6 +31,7 @@ class Prepared:
         self.loop = loop
         self.sizes = sizes
         self.shapes = shapes
+        self.parts: object = None  # kept, for the key names it by its id
         self._plans: dict[str, Plan] = {}
 
     def plan(self, kind: str) -> Plan:
@@ -75,7 +76,7 @@ class Prepared:
     def complete(self, given: list[Tensor]) -> list[Tensor]:
         """These tensors, and zeros for biases that are missing."""
         if len(given) < len(self.names):
-            given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype))
+            given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype, device="cpu"))
         return given
 
     def forward(self, given: Sequence[Tensor], save: bool) -> list[Tensor]:
@@ -92,12 +93,10 @@ class Prepared:
         tensors = dict(zip(self.names, given, strict=True))
         for name, shape in self.shapes.items():
             if name == "y" or name.startswith("end "):
-                tensors[name] = torch.empty(shape, dtype=loop.dtype)
+                tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
         tensors["work"] = workspace(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
-        if plan.run(tensors):
-            known = self.sizes.widths[loop.graph.widths[loop.graph.inputs[0]]]
-            raise InputError(f"a token is not between 0 and {known - 1}, the numbers of the columns")
+        plan.run(plan.bind(tensors))
         return [tensors["y"], *(tensors[f"end {name}"] for name in loop.graph.states), tensors["saved"]]
 
     def backward(
@@ -114,15 +113,15 @@ class Prepared:
         tensors = dict(zip(names, given, strict=True))
         tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
         for name, d in zip(("y", *(f"end {name}" for name in loop.graph.states)), upstream, strict=True):
-            tensors[f"d_{name}"] = y.new_zeros(shapes[name]) if d is None else d.contiguous()
+            tensors[f"d_{name}"] = in_memory(y.new_zeros(shapes[name]) if d is None else d)
         results = []
         for name, asked in zip(names, needed, strict=True):
             d = None
             if f"d_{name}" in plan.tensors or (asked and name in shapes):
                 make = torch.zeros if name in self.idle else torch.empty
-                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype)
+                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype, device="cpu")
             results.append(d if asked else None)
-        plan.run(tensors)
+        plan.run(plan.bind(tensors))
         return results
 
 
@@ -146,9 +145,15 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         *given, y, saved = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody will differentiate this again
+        stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
+        if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
             return (None, None, *again(ctx.prepared, given, upstream))
         return (None, None, *ctx.prepared.backward(given, y, saved, upstream, ctx.needs_input_grad[2:]))
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The tensor with its elements side by side, and none with a sign that is still to be turned."""
+    return tensor.resolve_neg().contiguous()
 
 
 def again(
@@ -157,6 +162,8 @@ def again(
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
     with torch.enable_grad():
+        # Views, since one may have been computed from another: their gradients are along this pass alone.
+        given = [t.view_as(t) if t.requires_grad else t for t in given]
         tensors = dict(zip(prepared.names, given, strict=True))
         parameters = {}
         for name, (k, begin) in prepared.sizes.parts.items():
@@ -202,9 +209,9 @@ def recur(
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
     needs = x.requires_grad, learning
-    prepared = prepare(loop, x, states, tensors, parameters, names, reverse, needs)
+    prepared = prepared_for(loop, x, state, tensors, parameters, names, reverse, needs)
     x, before = inputs_of(loop, x, parameters)
-    arguments = prepared.complete([x, *before, *(t.contiguous() for t in (*states, *tensors))])
+    arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
     y, *ends = Recurrence.apply(prepared, save, *arguments)  # type: ignore[no-untyped-call]
     return y, dict(zip(graph.states, ends, strict=True))
@@ -217,49 +224,47 @@ def inputs_of(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[
         with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
             read = {loop.graph.inputs[0]: x}
             before = [run_to(loop.whole, k, read, parameters).contiguous() for k in loop.given]
-    return x.contiguous() if x.is_floating_point() else x.long().contiguous(), before
+    return in_memory(x if x.is_floating_point() else x.long()), before
 
 
-def prepare(
+def prepared_for(
     loop: Loop,
     x: Tensor,
-    states: Sequence[Tensor],
+    state: Mapping[str, Tensor],
     tensors: Sequence[Tensor],
     parameters: Mapping[str, Tensor],
     names: object,
     reverse: bool,
     needs: tuple[bool, bool],
 ) -> Prepared:
-    """The loop for the sizes of these tensors, made when they are first seen.
+    """What `prepare` makes, kept for calls of the same sizes.
 
     Args:
         tensors: those that the parameters are in.
         names: what tells apart parameters that are in tensors of the same shapes.
         needs: whether gradients of x and of the parameters are wanted.
-
-    Raises:
-        InputError: a shape does not fit.
     """
     key = (
         x.shape, x.dtype, needs, reverse, torch.get_num_threads(), names,
-        *(t.shape for t in (*states, *tensors)),
+        *(state[name].shape for name in loop.graph.states), *(t.shape for t in tensors),
+        *(parameters[name].shape for name in loop.elsewhere if name in parameters),
     )  # fmt: skip
     prepared: Prepared | None = loop.prepared.get(key)
     if prepared is None:
-        state = dict(zip(loop.graph.states, states, strict=True))
-        prepared = loop.prepared[key] = _prepare(loop, x, state, parameters, reverse, needs)
+        prepared = loop.prepared[key] = prepare(loop, x, state, parameters, reverse, *needs)
         if len(loop.prepared) > PLANS:
-            del loop.prepared[next(iter(loop.prepared))]
+            loop.prepared.pop(next(iter(loop.prepared)), None)
     return prepared
 
 
-def _prepare(
+def prepare(
     loop: Loop,
     x: Tensor,
     state: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor],
     reverse: bool,
-    needs: tuple[bool, bool],
+    needs_x: bool,
+    learning: bool,
 ) -> Prepared:
     """Check everything, and say where each parameter is.
 
@@ -293,9 +298,11 @@ def _prepare(
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), *needs,
+        torch.get_num_threads(), needs_x, learning,
     )  # fmt: skip
-    return Prepared(loop, sizes, shapes)
+    prepared = Prepared(loop, sizes, shapes)
+    prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None
+    return prepared
 
 
 def _widths(

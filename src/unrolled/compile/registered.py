@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from unrolled.compile.engine import host_cannot
+from unrolled.compile.engine import constant, host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
-from unrolled.compile.recurrence import Prepared, again, inputs_of, prepare
+from unrolled.compile.recurrence import Prepared, again, in_memory, inputs_of, prepared_for
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
@@ -44,16 +44,18 @@ def recur_in_graph(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What `recurrence.recur` does, as a call of the operator; torch.compile traces this."""
     states = [state[name] for name in graph.states]
-    stacked = parameters if isinstance(parameters, Stacked) else Stacked.of(graph.parameters, parameters)
+    stacked = parameters if isinstance(parameters, Stacked) and parameters.layout is not None else None
+    stacked = stacked or Stacked.of(graph.parameters, parameters)
+    tensors = list(stacked.tensors)
     x, before = inputs_of(_loop(graph.key, states[0].dtype), x, parameters)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *stacked.tensors))
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     y, *ends, _ = torch.ops.unrolled.recurrence(
-        graph.key, stacked.layout, reverse, save, x, before, states, list(stacked.tensors)
+        graph.key, stacked.layout, reverse, save, x, before, states, tensors
     )
     return y, dict(zip(graph.states, ends, strict=True))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _loop(key: str, dtype: torch.dtype) -> Loop:
     """The loop of the graph with this key."""
     return loop_of(_graph(key), dtype)
@@ -86,8 +88,9 @@ def _prepared(
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
         raise InputError(f"a graph was made for tensors of one dtype, but has {loop.dtype} and {odd[0]}")
     stacked = Stacked(tuple(parameters), _parts(layout, tuple(t.shape[0] for t in parameters)))
-    prepared = prepare(loop, x, states, parameters, stacked, layout, reverse, needs)
-    return prepared, prepared.complete([t.contiguous() for t in given])
+    state = dict(zip(loop.graph.states, states, strict=True))
+    prepared = prepared_for(loop, x, state, parameters, stacked, layout, reverse, needs)
+    return prepared, prepared.complete([in_memory(t) for t in given])
 
 
 @torch.library.impl(LIBRARY, "recurrence", "CPU")

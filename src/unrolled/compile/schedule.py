@@ -2,8 +2,8 @@
 
 A product whose operand is itself behind products must wait for them: its level is one more. So it is with a
 reduction over the units of a row, which is taken in the pass that has its operand and is there after it.
-Products of one level that add up to one value share an accumulator, a `Destination`. A `Stage` computes up to
-four destinations at once for a tile of rows and units, and then, on the registers, every pointwise value that
+Products of one level that add up to one value share an accumulator, a `Destination`. A `Stage` computes a few
+destinations at once for a tile of rows and units, and then, on the registers, every pointwise value that
 is wanted and can be had (its `wanted` nodes are stored).
 """
 
@@ -13,11 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from unrolled.compile.machine import machine
 from unrolled.compile.step import Step
 from unrolled.graph import OPERATIONS, PER_ROW
-
-GROUP = 4
-"""Destinations of one register tile."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Destination:
 class Stage:
     """A pass over all units of one width.
 
-    destinations: the products of the pass, at most four; none in a pass of pointwise work alone.
+    destinations: the products of the pass, as many as a register tile holds; none in a pass of pointwise work
+        alone.
     wanted: the nodes that are stored behind them.
     level: values behind this many products, or fewer, can be had.
     reductions: the nodes that are reductions over the units of this pass.
@@ -69,6 +68,7 @@ def schedule(step: Step, saved: Iterable[int] = ()) -> tuple[Stage, ...]:
         saved: nodes that must be stored besides the results and what products read.
     """
     level = levels(step)
+    group = machine().group
     destinations = _destinations(step, level, set(saved) | set(step.results.values()))
     operands = {t.operand for d in destinations for t in d.terms}
     summed = {k for d in destinations for k in d.inside}
@@ -86,10 +86,13 @@ def schedule(step: Step, saved: Iterable[int] = ()) -> tuple[Stage, ...]:
         arg for node in step.nodes if node.width != PER_ROW for arg in node.args if is_row(step, arg)
     }
     handed_on = set(step.results.values())
+    reads = {k for k, node in enumerate(step.nodes) if node.kind == "read"}
     while masks := {k for k in pending if is_mask(step.nodes[k].kind)}:  # computed again where they are used
         pending = pending - masks | {arg for k in masks for arg in step.nodes[k].args}
     pending = {
-        k for k in pending if k in handed_on or step.nodes[k].kind not in ("read", *LEAVES)
+        k
+        for k in pending
+        if k in handed_on | (operands - reads) or step.nodes[k].kind not in ("read", *LEAVES)
     } - reductions
     early = pending & operands
     stages: list[Stage] = []
@@ -112,7 +115,7 @@ def schedule(step: Step, saved: Iterable[int] = ()) -> tuple[Stage, ...]:
         here = [d for d in destinations if level[d.node] == at]
         for width in dict.fromkeys(step.nodes[d.node].width for d in here):
             same = [d for d in here if step.nodes[d.node].width == width]
-            add(width, [tuple(same[k : k + GROUP]) for k in range(0, len(same), GROUP)], at)
+            add(width, [tuple(same[k : k + group]) for k in range(0, len(same), group)], at)
         waited = [operand_width(k) for k in sorted(reductions) if level[k] == at + 1]
         waited += [step.nodes[k].width for k in sorted(early & pending) if level[k] == at]
         for width in dict.fromkeys(waited):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.graph import OPERATIONS, PER_ROW, Graph
@@ -82,9 +83,12 @@ def _value(
         case "constant":
             return node.value
         case "vector":
-            return parameters[node.name]
+            absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it
+            return 0.0 if absent else parameters[node.name]
         case "product":
             matrix = parameters[node.name]
+            if not args[0].is_floating_point():
+                return F.embedding(args[0].long(), matrix.t())
             return args[0] @ (matrix if node.transposed else matrix.t())
         case "size":
             return (sizes or {})[node.name]
@@ -139,6 +143,9 @@ class Builder:
         """One row of the table, simplified where an operand is 0 or 1; a composed one is written out."""
         row = OPERATIONS[name]
         a, *rest = (v if isinstance(v, Expression) else self.constant(v) for v in operands)
+        if name != "where":
+            a = self._number(a)
+        rest = [self._number(e) for e in rest]
         known = [e.node.value if e.node.kind == "constant" else None for e in (a, *rest)]
         match (name, known):
             case ("mul", [1.0, None]) | ("add", [0.0, None]):
@@ -157,6 +164,13 @@ class Builder:
             return self.operation("mul", (a, 1 / rest[0]))  # one division a row
         width = PER_ROW if row.reduces else _widest(e.width for e in (a, *rest))
         return self.make(Node(name, tuple(e.index for e in (a, *rest)), width=width))
+
+    def _number(self, e: Expression) -> Expression:
+        """A condition that enters arithmetic is 1 or 0."""
+        row = OPERATIONS.get(e.node.kind)
+        if row is None or row.adjoint is not None or not row.pointwise:
+            return e
+        return self.operation("where", (e, 1.0, 0.0))
 
     def product(self, matrix: str, operand: Expression, width: str, transposed: bool = False) -> Expression:
         return self.make(Node("product", (operand.index,), matrix, transposed=transposed, width=width))

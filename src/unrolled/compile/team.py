@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.emit import ATTRIBUTES, Emitter
-from unrolled.compile.engine import LOCK, Program, forked, gomp, lanes_of
+from unrolled.compile.engine import LOCK, Program, forked, gomp
 from unrolled.compile.jobs import ARGUMENTS, HEADER, JOBS, PRINTERS, Job
+from unrolled.compile.machine import machine
 from unrolled.compile.products import print_tiles
 
 _DRIVE: Final = f"""
 declare i32 @sched_yield()
-declare void @llvm.x86.sse2.pause()
 
 ; Wait until all workers are here: spin for a while, then let others run.
 define void @meet(ptr %context, i64 %workers) {{
@@ -43,7 +43,7 @@ wait:
   %still = icmp eq i64 %now, %this
   br i1 %still, label %pause, label %out
 pause:
-  call void @llvm.x86.sse2.pause()
+  call void @pause()
   %more = add i64 %turns, 1
   %long = icmp ugt i64 %more, 4000
   br i1 %long, label %yield, label %again
@@ -113,25 +113,18 @@ out:
 }}
 """
 
-# Kernels run with denormals flushed to zero (bits 6 and 15 of the control register), which is put back after.
 _TEAM: Final = """
-declare void @llvm.x86.sse.stmxcsr(ptr)
-declare void @llvm.x86.sse.ldmxcsr(ptr)
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
 
 define internal void @share(ptr %context, i32 %number, i32 %size) {
-  %before = alloca i32
-  %inside = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %before)
-  %old = load i32, ptr %before
-  %new = or i32 %old, 32832
-  store i32 %new, ptr %inside
-  call void @llvm.x86.sse.ldmxcsr(ptr %inside)
+  %before = call i64 @get_control()
+  %inside = or i64 %before, DENORMALS
+  call void @set_control(i64 %inside)
   %worker = sext i32 %number to i64
   %workers = sext i32 %size to i64
   call void @entry(ptr %context, i64 %worker, i64 %workers)
-  call void @llvm.x86.sse.ldmxcsr(ptr %before)
+  call void @set_control(i64 %before)
   ret void
 }
 
@@ -144,6 +137,55 @@ define void @team(ptr %context) {
   %number = call i32 @omp_get_thread_num()
   %size = call i32 @omp_get_num_threads()
   call void @share(ptr %context, i32 %number, i32 %size)
+  ret void
+}
+"""
+
+# The floating-point control word, which is put back after: DENORMALS are its bits that flush them to zero.
+_X86: Final = """
+declare void @llvm.x86.sse2.pause()
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+
+define internal void @pause() {
+  call void @llvm.x86.sse2.pause()
+  ret void
+}
+
+define internal i64 @get_control() {
+  %place = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %place)
+  %word = load i32, ptr %place
+  %wide = zext i32 %word to i64
+  ret i64 %wide
+}
+
+define internal void @set_control(i64 %wide) {
+  %place = alloca i32
+  %word = trunc i64 %wide to i32
+  store i32 %word, ptr %place
+  call void @llvm.x86.sse.ldmxcsr(ptr %place)
+  ret void
+}
+"""
+
+_ARM: Final = """
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+declare void @llvm.aarch64.hint(i32)
+
+define internal void @pause() {
+  call void @llvm.aarch64.hint(i32 1)
+  ret void
+}
+
+define internal i64 @get_control() {
+  %word = call i64 @llvm.aarch64.get.fpcr()
+  ret i64 %word
+}
+
+define internal void @set_control(i64 %word) {
+  call void @llvm.aarch64.set.fpcr(i64 %word)
   ret void
 }
 """
@@ -164,7 +206,9 @@ def print_routines(scalar: str, lanes: int) -> str:
         printer(job)
         job.do("ret void")
         add(job, f"void @job_{printer.__name__}({ARGUMENTS})")
-    return "\n".join((*sorted(intrinsics), *functions, _DRIVE, _TEAM))
+    here, flush = (_X86, 1 << 6 | 1 << 15) if machine().is_x86 else (_ARM, 1 << 24)
+    team = _TEAM.replace("DENORMALS", str(flush))
+    return "\n".join((*sorted(intrinsics), *functions, _DRIVE, team, here))
 
 
 class Team:
@@ -194,6 +238,6 @@ def team_of(scalar: str) -> Team:
         key = key_of("routines", scalar)
         if (found := load(key)) is not None:
             return Team(Program(found[0]))
-        program = Program(print_routines(scalar, lanes_of(scalar)))
+        program = Program(print_routines(scalar, machine().lanes(scalar)))
         store(key, program.code, {})
         return Team(program)

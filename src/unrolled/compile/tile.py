@@ -1,4 +1,4 @@
-"""The register tile: up to six rows times four vectors of sums of products, kept in registers."""
+"""The register tile: up to six rows times a few vectors of sums of products, kept in registers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Final
 from unrolled.compile.emit import Emitter
 
 ROWS: Final = 6
-GROUP: Final = 4
-"""Rows and vectors of the largest tile: with the weights and one element they fill 32 registers."""
+"""Rows of the largest tile."""
 
 
 def accumulate(

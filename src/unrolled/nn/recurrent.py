@@ -70,6 +70,7 @@ class Recurrent(RecurrentStack):
         )
         self.bias = bias
         self.init = dict(init or {})
+        self._places: dict[str, list[tuple[str, nn.Module, str]]] = {}  # names, and where they are
         for place, suffix in enumerate(self.suffixes):
             below = self.input_size_of(place // (1 + bidirectional))
             graph = cell.graph_for(below, widths[cell.states[0]])
@@ -80,6 +81,10 @@ class Recurrent(RecurrentStack):
                 if bias or not name.endswith(".bias")
             }
             self.add_module(suffix, _by_gate(tensors))
+            self._places[suffix] = [
+                (name, self.get_submodule(".".join((suffix, *path))), last)
+                for name, (*path, last) in ((name, name.split(".")) for name in tensors)
+            ]
         self.reset_parameters()
 
     def forward(
@@ -88,7 +93,13 @@ class Recurrent(RecurrentStack):
         return self.run(x, state)
 
     def parameters_of(self, suffix: str) -> dict[str, Tensor]:
-        return dict(self.get_submodule(suffix).named_parameters())
+        return {name: getattr(module, last) for name, module, last in self._places[suffix]}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        _, module, name = self._places["l0"][0]
+        dtype: torch.dtype = getattr(module, name).dtype
+        return dtype
 
     def reset_parameters(self) -> None:
         """Draw the initial values anew."""

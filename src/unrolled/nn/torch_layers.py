@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cell import Cell
-from unrolled.cells import gru, lstm, rnn
+from unrolled.cells.gru import gru
+from unrolled.cells.lstm import lstm
+from unrolled.cells.rnn import rnn
 from unrolled.errors import InputError
 from unrolled.nn.stack import RecurrentStack
 from unrolled.parameters import Stacked

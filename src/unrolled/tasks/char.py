@@ -26,9 +26,12 @@ from unrolled.data import Streams, Vocabulary, baselines, held_out, split
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
 from unrolled.graph import Graph
 from unrolled.nn import Recurrent
+from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
+from unrolled.tasks.char_step import CharStep
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
+from unrolled.train.flat import flatten
 from unrolled.train.loop import Plan, Trainer, restore_model
 from unrolled.train.optimisers import SCHEDULES, Clip, Schedule, make_optimiser
 from unrolled.train.sampling import sample
@@ -178,6 +181,7 @@ class CharTask:
         torch.manual_seed(config.seed)
         self.model = CharModel(self.cell, len(self.vocabulary), config)
         self.state: dict[str, Tensor] | None = None
+        self.direct: CharStep | None = None
 
     @cached_property
     def baselines(self) -> dict[str, float]:
@@ -187,15 +191,20 @@ class CharTask:
     def trainer(self) -> Trainer:
         """A trainer at step 0."""
         c = self.config
-        optimiser = make_optimiser(c.optimiser, self.model.parameters(), c.rate)
+        whole = flatten(self.model)
+        self.direct = None
+        if DirectStack.why_not(self.model.layer) is None:
+            scale = 1 / c.batch / (c.bptt if c.loss == "mean" else 1)
+            self.direct = CharStep(self.model.layer, self.model.head, c.bptt, c.batch, scale)
         return Trainer(
             self,
-            optimiser,
+            whole,
+            make_optimiser(c.optimiser, [whole], c.rate),
             Clip(value=c.clip_value or None, norm=c.clip_norm or None),
             Schedule(c.rate, c.schedule, c.warmup, c.steps),
         )
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def gradients(self, step: int) -> tuple[float, dict[str, float]]:
         chunk = step % len(self.streams)
         if chunk == 0:
             self.state = None
@@ -207,11 +216,17 @@ class CharTask:
             start = self.model.layer.initial_state(self.config.batch)
             self.state = {name: torch.where(again, start[name], old) for name, old in self.state.items()}
         inputs, targets = self.streams[chunk]
-        total, self.state = self.loss_of(inputs, targets, self.state)
-        mean = total / inputs.shape[0]
+        steps, batch = inputs.shape
+        if self.direct is not None:
+            summed, self.state = self.direct(inputs, targets, self.state)
+            total = summed / batch
+        else:
+            loss, self.state = self.loss_of(inputs, targets, self.state)
+            (loss if self.config.loss == "sum" else loss / steps).backward()  # type: ignore[no-untyped-call]
+            total = loss.item()
         return (
-            total if self.config.loss == "sum" else mean,
-            {"bits_per_character": mean.item() / math.log(2), "characters": inputs.numel()},
+            total if self.config.loss == "sum" else total / steps,
+            {"bits_per_character": total / steps / math.log(2), "characters": inputs.numel()},
         )
 
     def loss_of(

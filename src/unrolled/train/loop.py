@@ -37,8 +37,9 @@ class Task(Protocol):
     def model(self) -> nn.Module:
         """The network; its parameters are what the steps change."""
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of the step after `step` steps are done, and measurements to log with it."""
+    def gradients(self, step: int) -> tuple[float, dict[str, float]]:
+        """The loss of the step after `step` steps are done, and measurements to log with it; its gradient is
+        added to what is in each parameter's `grad`, or replaces it."""
 
     def evaluate(self) -> dict[str, float]:
         """Measurements on held-out data."""
@@ -87,10 +88,17 @@ class Plan:
 
 
 class Trainer:
-    """A task, its optimiser and the number of steps done."""
+    """A task, its optimiser and the number of steps done.
 
-    def __init__(self, task: Task, optimiser: Optimizer, clip: Clip, schedule: Schedule) -> None:
+    Args:
+        whole: all parameters as one, from `unrolled.train.flat`; it is what the optimiser changes.
+    """
+
+    def __init__(
+        self, task: Task, whole: nn.Parameter, optimiser: Optimizer, clip: Clip, schedule: Schedule
+    ) -> None:
         self.task = task
+        self.whole = whole
         self.optimiser = optimiser
         self.clip = clip
         self.schedule = schedule
@@ -106,13 +114,13 @@ class Trainer:
         rate = self.schedule(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        loss, measured = self.task.loss(self.step)
-        value = loss.item()
+        gradient = self.whole.grad
+        assert gradient is not None
+        gradient.zero_()
+        value, measured = self.task.gradients(self.step)
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}", rate)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = self.clip(self.task.model.parameters())
+        norm = self.clip([gradient])
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm is {norm} at a loss of {value:.4g}", rate)
         self.optimiser.step()

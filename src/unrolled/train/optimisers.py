@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from unrolled.errors import InputError
@@ -52,6 +51,8 @@ def make_optimiser(text: str, parameters: Iterable[Tensor], rate: float) -> Opti
             raise InputError(f"optimiser {name} has no option {key!r}; it has {', '.join(known)}")
         values[key] = _read(f"option {key} of {name}", value, known[key])
     try:
+        if "fused" in inspect.signature(kind).parameters:  # one pass over memory
+            values["fused"] = True
         return kind(parameters, lr=rate, **values)  # type: ignore[call-arg]
     except ValueError as error:
         raise InputError(f"optimiser {text!r}: {error}") from error
@@ -109,14 +110,18 @@ class Clip:
             if limit is not None and not limit > 0:
                 raise InputError(f"clipping by {name} needs a limit above 0, got {limit}")
 
-    def __call__(self, parameters: Iterable[Tensor]) -> float:
-        """Clip in place; returns the L2 norm over all parameters before clipping."""
-        tensors = [p for p in parameters if p.grad is not None]
-        gradients = [p.grad for p in tensors if p.grad is not None]
-        norm = get_total_norm(gradients)
+    def __call__(self, gradients: Sequence[Tensor]) -> float:
+        """Clip in place; returns the L2 norm over all gradients before clipping."""
+        norm = left = _norm(gradients)
         if self.value is not None:
-            clip_grad_value_(tensors, self.value)
-        if self.norm is not None:
-            left = norm if self.value is None else get_total_norm(gradients)
-            clip_grads_with_norm_(tensors, self.norm, left)
-        return float(norm)
+            for gradient in gradients:
+                gradient.clamp_(-self.value, self.value)
+            left = _norm(gradients) if self.norm is not None else norm
+        if self.norm is not None and left > self.norm:
+            for gradient in gradients:
+                gradient.mul_(self.norm / left)
+        return norm
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    return math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))

@@ -1,0 +1,12 @@
+"""All families, in the order of the table."""
+
+from __future__ import annotations
+
+from benchmarks import char, jax_scan, layers, loop, memory, sgemm, start, zoo
+from benchmarks.family import Family
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for module in (layers, loop, jax_scan, zoo, sgemm, char, memory, start)
+    for family in module.FAMILIES
+}
