@@ -64,6 +64,12 @@ class Cell:
     def square(self) -> Graph:
         return self._square or self.graph
 
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def settle(self) -> None:
+        """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
+        for graph in (self.graph, self.square):
+            _ = self._needed, graph.key, graph.parameters, graph.uses_directly("")
+
     @property
     def inputs(self) -> tuple[str, ...]:
         return self.graph.inputs
@@ -202,6 +208,8 @@ class EquationCell(Cell):
         return EquationCell(self.function, *self._declared, self._changed | options)
 
     def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        if self._drops:  # the function asks for weights that no result needs, so they are not there
+            return super().run(values, parameters)
         W = Weights(lambda name: BoundWeight(parameters, self._sources, name))
         arguments = [values[name] for name in (*self.inputs, *self.states)]
         results = self.function(*arguments, W, **self.options)
@@ -246,7 +254,13 @@ class EquationCell(Cell):
             )
         taken = {*trace.inputs, *states, *outputs}
         names = {v.index: k for k, v in reversed(local.items()) if isinstance(v, Symbol) and k not in taken}
-        return trace.finish(results, outputs, names, initial)
+        graph = trace.finish(results, outputs, names, initial)
+        asked, kept = (
+            {(n.kind, n.name) for n in nodes if n.kind in ("vector", "affine")}
+            for nodes in (trace.nodes, graph.nodes)
+        )
+        self._drops = asked != kept
+        return graph
 
 
 class Weights:

@@ -25,6 +25,11 @@ class InputError(UnrolledError, ValueError):
     """An argument, a tensor or a state does not fit what it was given to."""
 
 
+def no_such_token(token: int, words: int) -> InputError:
+    """What to raise where a token is none of so many words."""
+    return InputError(f"token numbers go from 0 to {words - 1}, but x has {token}")
+
+
 class BackendError(UnrolledError):
     """The backend that was asked for cannot run this cell on this machine or these tensors."""
 

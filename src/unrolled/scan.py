@@ -2,28 +2,31 @@
 
 `cpu` runs compiled kernels (`unrolled.compile`). `reference` calls the cell's own equations on tensors, step
 by step, and autograd does the rest: it is what the kernels are held to, and it also serves `torch.func`,
-forward mode and tracing.
+forward mode and torch.jit. Under torch.compile and torch.export the kernels are one node of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
-from unrolled.compile.engine import host_cannot
+from unrolled.compile.engine import constant, host_cannot
 from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import recur
-from unrolled.errors import BackendError, InputError
+from unrolled.compile.registered import recur_in_graph
+from unrolled.errors import BackendError, InputError, no_such_token
 from unrolled.parameters import Stacked
 
 BACKENDS: Final = ("auto", "cpu", "reference")
+
+PLAIN: Final = {Tensor, nn.Parameter}
+"""Tensors that are memory and nothing more."""
 
 
 def scan(
@@ -60,55 +63,76 @@ def scan(
         raise InputError(f"a scan feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}")
     if missing := [key for key in cell.states if key not in state]:
         raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
+    if compiling := torch.compiler.is_compiling():
+        cell.settle()
     (name,) = cell.inputs
     state = {key: state[key] for key in cell.states}
-    if not x.is_floating_point() and (graph := cell.graph_using(parameters)).uses_directly(name):
+    graph = cell.graph_using(parameters)
+    if not x.is_floating_point() and graph.uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
-        width = graph.sizes(parameters).get(graph.widths[name])
-        if width is None:
+        words = graph.sizes(parameters).get(graph.widths[name])
+        if words is None:
             raise InputError(
                 f"nothing says how many tokens there are, for no matrix takes {name!r}: give one-hot vectors"
             )
-        x = F.one_hot(x.long(), width).to(state[cell.states[0]].dtype)
+        _check_tokens(x, words)
+        x = F.one_hot(x.long(), words).to(state[cell.states[0]].dtype)
     if backend != "reference":
-        reason = _cannot_compile(x, state, parameters)
+        tensors = (x, *state.values(), *_learned(parameters))
+        reason = _cannot_compile(x, tensors)
         if reason is None:
-            return recur(cell.graph_using(parameters), x, state, parameters, reverse)
+            run = recur_in_graph if compiling or _watched(tensors) else recur
+            return run(graph, x, state, parameters, reverse)
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
+    if not x.is_floating_point() and graph.widths[name] in (sizes := graph.sizes(parameters)):
+        _check_tokens(x, sizes[graph.widths[name]])
     handed_on = len(cell.states) if cell.outputs else 0
     outputs = []
     for x_t in reversed(x.unbind()) if reverse else x.unbind():
-        results = cell.run({name: x_t} | state, parameters)
+        results = cell.run({name: x_t, **state}, parameters)
         state = dict(zip(cell.states, results, strict=False))
         outputs.append(results[handed_on])
     return torch.stack(outputs[::-1] if reverse else outputs), state
 
 
+def _check_tokens(x: Tensor, words: int) -> None:
+    """Kernels look at tokens themselves, and where a graph is made there are no numbers to look at."""
+    if torch.compiler.is_compiling() or _watched((x,)) or _transforms() or x.is_meta:
+        return
+    low, high = map(int, x.aminmax())
+    if low < 0 or high >= words:
+        raise no_such_token(low if low < 0 else high, words)
+
+
 def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor]) -> str | None:
     """Why `unrolled.compile.direct` cannot run a cell on tokens, or None if it can."""
     graph = cell.graph_using(parameters)
-    values = {name: value.detach() for name, value in parameters.items()}
+    values = [value.detach() for value in parameters.values()]
     if graph.uses_directly(graph.inputs[0]):
         return "it needs the one-hot vectors themselves"
-    if (reason := _cannot_compile(torch.empty(0, dtype=torch.long), {}, values)) is not None:
+    tokens = torch.empty(0, dtype=torch.long)
+    if (reason := _cannot_compile(tokens, (tokens, *values))) is not None:
         return reason
-    dtype = next(iter(values.values())).dtype
+    dtype = values[0].dtype
     return "torch computes a part of it before the loop" if loop_of(graph, dtype).given else None
 
 
-def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str | None:
+def _learned(parameters: Mapping[str, Tensor]) -> Iterable[Tensor]:
+    return parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
+
+
+def _watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether somebody looks on, or stands in for tensors: a tracer, a counter, tensors without numbers."""
+    return torch._C._len_torch_dispatch_stack() > 0 or not PLAIN.issuperset(map(type, tensors))
+
+
+def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
     """Why compiled kernels cannot run this, or None if they can."""
-    learned = parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
-    tensors = [x, *state.values(), *learned]
-    if torch.compiler.is_compiling():
-        return "torch.compile is tracing"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _transforms():
         return "a transform of torch.func is at work"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit is tracing"
-    if any(isinstance(t, FakeTensor) for t in tensors):
-        return "a tensor is a fake one, without memory"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
     if elsewhere := [t.device for t in tensors if not t.is_cpu]:
@@ -117,3 +141,9 @@ def _cannot_compile(x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
     return host_cannot()
+
+
+@constant
+def _transforms() -> bool:
+    """Whether a transform of torch.func is at work; a compiled graph belongs to one answer."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

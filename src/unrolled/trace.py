@@ -41,11 +41,11 @@ class Operand:
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = OPERATION_OF.get(function)
-        called = getattr(function, "__name__", str(function)).strip("_")
         if name is None:
+            called = _called(function)
             known = INSTEAD.get(called, f"known: {', '.join(OPERATIONS)}")
             raise CellError(f"a cell cannot use torch's {called!r}; {known}")
-        operands = _operands(name, called, args, kwargs or {})
+        operands = _operands(name, function, args, kwargs or {})
         return next(arg for arg in operands if isinstance(arg, Operand)).apply(name, operands)
 
     def __add__(self, other: Any) -> Any:
@@ -178,7 +178,13 @@ class TracedWeight(Operand):
         )
 
 
-def _operands(name: str, called: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Any, ...]:
+def _called(function: object) -> str:
+    return str(getattr(function, "__name__", function)).strip("_")
+
+
+def _operands(
+    name: str, function: object, args: tuple[Any, ...], options: Mapping[str, Any]
+) -> tuple[Any, ...]:
     """What a call of a torch function computes from.
 
     Raises:
@@ -190,12 +196,13 @@ def _operands(name: str, called: str, args: tuple[Any, ...], options: Mapping[st
         given = dict(zip(("input", "dim", "keepdim"), args, strict=False)) | options
         value = given.pop("input", None)
         if len(args) > 3 or value is None or given != {"dim": -1, "keepdim": True}:
+            called = _called(function)
             raise CellError(
                 f"inside a cell {called} goes over the units of each row: write {called}(v, -1, keepdim=True)"
             )
         return (value,)
     if options or len(args) != row.arity:
-        raise CellError(f"inside a cell {called} takes {row.arity} values and no options")
+        raise CellError(f"inside a cell {_called(function)} takes {row.arity} values and no options")
     return args
 
 

@@ -176,16 +176,27 @@ def test_the_default_device_is_no_matter(cell: EquationCell) -> None:
         assert (a is b is None) or torch.equal(a, b), name
 
 
-def test_a_fake_tensor_takes_the_reference() -> None:
+def test_a_value_that_no_result_needs_needs_no_parameter() -> None:
+    @cell(states="h")
+    def wasteful(x, h, W):
+        unused = torch.tanh(W.never(x, h)) * W.neither
+        assert unused is not None
+        return torch.tanh(W.n(x, h))
+
+    case = case_of(wasteful)
+    assert list(case.parameters) == ["n.x", "n.h", "n.bias"]
+    assert_same(computed(case), computed(case, backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_fake_tensor_gives_fake_ones(backend: str) -> None:
     case = case_of(cells.gru)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         x = mode.from_tensor(case.x.detach())
-        y, end = case.scan(x, backend="auto")
-        assert isinstance(y, FakeTensor)
-        assert y.shape == (5, 3, 6)
-        assert end["h"].shape == (3, 6)
-        with pytest.raises(BackendError, match="a fake one"):
-            case.scan(x, backend="cpu")
+        y, end = case.scan(x, backend=backend)
+        for value, shape in ((y, (5, 3, 6)), (end["h"], (3, 6))):
+            assert isinstance(value, FakeTensor)
+            assert value.shape == shape
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
@@ -435,7 +446,7 @@ def test_a_token_that_is_none_is_refused_and_the_next_call_is_right(
             tokens = torch.randint(4, (5, 3))
             tokens[place] = bad
             with torch.set_grad_enabled(learning):
-                with pytest.raises(InputError, match="a token is not between 0 and 3"):
+                with pytest.raises(InputError, match="token numbers go from 0 to 3"):
                     case.scan(tokens, backend="cpu")
                 tokens[place] = 3
                 found = flat(*case.scan(tokens, backend="cpu"))

@@ -49,7 +49,7 @@ def test_a_token_that_is_none_is_refused_and_the_next_pass_is_right() -> None:
     flatten(stack)
     direct = DirectStack(stack, 3, 2)
     direct.x.fill_(5)
-    with pytest.raises(InputError, match="a token is not between 0 and 4"):
+    with pytest.raises(InputError, match="token numbers go from 0 to 4"):
         direct.forward(None)
     direct.x.fill_(4)
     direct.forward(None)

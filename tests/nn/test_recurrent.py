@@ -277,7 +277,7 @@ WRONG_INPUTS = {
     "one-hot integers": (x.long()[None], None, ["(1, 2, 3, 5)", "(T, B)"]),
     "token axes": (x.long(), None, ["(2, 3, 5)", "(T, B)"]),
     "token too high": (torch.tensor([[0, 1], [5, 4]]), None, ["0 to 4", "has 5"]),
-    "token below zero": (torch.tensor([[0, -1], [9, 4]]), None, ["0 to 4", "has -1"]),
+    "token below zero": (torch.tensor([[0, -1], [2, 4]]), None, ["0 to 4", "has -1"]),
     "no tokens": (torch.zeros(0, 3, dtype=torch.long), None, ["(0, 3)", "at least one step"]),
     "an array": (np.ones((2, 3, 5)), None, ["x", "ndarray", "tensor"]),
     "a list": ([[0.0]], None, ["x", "list", "tensor"]),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import llvmlite.binding as llvm
 import torch
@@ -16,6 +17,9 @@ from unrolled.compile.machine import machine
 
 LOCK: Final = threading.RLock()
 """Guards all compilation; a fork waits for it, so that no child is born with half a kernel."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _state: dict[str, Any] = {}
 
@@ -45,6 +49,13 @@ def gomp() -> Any:
     return library
 
 
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """Have torch.compile call a function while it traces, and keep what it returns."""
+    torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
+    return function
+
+
+@constant
 def host_cannot() -> str | None:
     """Why no kernel can be compiled here, or None."""
     if machine().architecture not in ("x86_64", "aarch64"):

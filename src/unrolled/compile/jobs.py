@@ -296,7 +296,7 @@ def gather_rows(e: Job) -> None:
 
 @job("tokens", "table", "columns", "words", "to", "whole")
 def look_up(e: Job) -> None:
-    """A row of the table for each row of the chunk; a token that is none of the words sets `fault`."""
+    """A row of the table for each row of the chunk; `fault` becomes a token that is none of the words."""
     begin, count = e.rows_of_chunk()
     tokens = e.at(e.pointer("tokens"), begin, "i64")
     table, to, columns, words = e.pointer("table"), e.pointer("to"), e.word("columns"), e.word("words")
@@ -307,7 +307,7 @@ def look_up(e: Job) -> None:
         token = e.load(e.at(tokens, r, "i64"), "i64")
         known = e.emit(f"icmp ult i64 {token}, {words}")
         fault = e.at("%context", str(HEADER["fault"]), "i64")
-        e.branch(e.emit(f"xor i1 {known}, true"), lambda: e.do(f"store i64 1, ptr {fault}"))
+        e.branch(e.emit(f"xor i1 {known}, true"), lambda: e.do(f"store i64 {token}, ptr {fault}"))
         safe = e.choose(known, token, "0", "i64")
         source = e.at(table, e.integer_of("mul", safe, columns))
         _copy_row(e, source, e.at(to, e.integer_of("mul", r, columns)), columns)

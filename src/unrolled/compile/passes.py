@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from unrolled.compile.kernel import Address
 from unrolled.compile.loop import Loop
-from unrolled.compile.plan import At, Plan, Sizes
+from unrolled.compile.plan import At, Plan, Sizes, in_lines
+from unrolled.graph import PER_ROW
 
 INPUT = "the input"
 """Its name among operands: no state can be called so."""
@@ -37,6 +40,23 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     plan.meet("before")
     plan.finish()
     return plan
+
+
+def saved_elements(loop: Loop, widths: Mapping[str, int], rows: int) -> int:
+    """The size of `saved` for so many rows in all steps; sizes may be symbols."""
+
+    def padded(symbol: str) -> int:
+        return 1 if symbol == PER_ROW else loop.padded(widths[symbol])
+
+    places: list[int] = []
+    if not loop.reads.isdisjoint(f"before {k}" for k in loop.projected):
+        places.append(sum(padded(loop.whole.nodes[k].width) for k in loop.projected))
+    for name in loop.graph.states:
+        if name != loop.handed_on and not loop.reads.isdisjoint((name, f"new {name}")):
+            places.append(padded(loop.graph.widths[name]))
+    nodes = loop.step.nodes
+    places += [padded(nodes[k].width) for k in loop.saved if nodes[k].kind != "read"]
+    return sum(in_lines(rows * row) for row in places)
 
 
 def _end(plan: Plan, name: str) -> tuple[At, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unrolled.compile.jobs import FIRST, HEADER, JOBS
 from unrolled.compile.loop import Compiled, Loop
-from unrolled.errors import InputError
+from unrolled.errors import no_such_token
 from unrolled.graph import PER_ROW
 
 CHUNK = 256
@@ -26,6 +26,11 @@ SMALL = 1 << 18
 
 FEW = 4
 """Rows for each worker below which they share the units instead."""
+
+
+def in_lines(elements: int) -> int:
+    """So many elements in whole cache lines."""
+    return -(-elements // 16) * 16
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Plan:
     def take(self, workspace: str, elements: int) -> At:
         """Room for this many elements, from a cache line's beginning."""
         begin = self.size[workspace]
-        self.size[workspace] = begin + -(-elements // 16) * 16
+        self.size[workspace] = begin + in_lines(elements)
         return At(workspace, begin)
 
     def width(self, symbol: str) -> int:
@@ -314,8 +319,6 @@ class Plan:
             InputError: a token is none of the words.
         """
         self.loop.team.run(context, self.workers)
-        if context[HEADER["fault"]]:
+        if token := context[HEADER["fault"]]:
             context[HEADER["fault"]] = 0
-            raise InputError(
-                f"a token is not between 0 and {self.input_width - 1}, the columns of the matrices"
-            )
+            raise no_such_token(int(token), self.input_width)

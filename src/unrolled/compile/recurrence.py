@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.memory import workspace
 from unrolled.compile.passes import backward_plan, forward_plan
 from unrolled.compile.plan import Plan, Sizes
+from unrolled.compile.step import run_to
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
@@ -72,6 +73,57 @@ class Prepared:
             *(name for name in self.shapes if name.startswith("parameter ")),
         )
 
+    def complete(self, given: list[Tensor]) -> list[Tensor]:
+        """These tensors, and zeros for biases that are missing."""
+        if len(given) < len(self.names):
+            given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype, device="cpu"))
+        return given
+
+    def forward(self, given: Sequence[Tensor], save: bool) -> list[Tensor]:
+        """What the cell hands on (T, B, W), the final states, and what the backward pass reads besides.
+
+        Args:
+            given: the tensors of `names`.
+
+        Raises:
+            InputError: a token is none of the words.
+        """
+        loop = self.loop
+        plan = self.plan("save" if save else "inference")
+        tensors = dict(zip(self.names, given, strict=True))
+        for name, shape in self.shapes.items():
+            if name == "y" or name.startswith("end "):
+                tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
+        tensors["work"] = workspace(plan.size["work"], loop.dtype)
+        tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
+        plan.run(plan.bind(tensors))
+        return [tensors["y"], *(tensors[f"end {name}"] for name in loop.graph.states), tensors["saved"]]
+
+    def backward(
+        self,
+        given: Sequence[Tensor],
+        y: Tensor,
+        saved: Tensor,
+        upstream: Sequence[Tensor | None],
+        needed: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """The gradients of `given` where they are needed, from those of y and the final states."""
+        loop, names, shapes = self.loop, self.names, self.shapes
+        plan = self.plan("backward")
+        tensors = dict(zip(names, given, strict=True))
+        tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
+        for name, d in zip(("y", *(f"end {name}" for name in loop.graph.states)), upstream, strict=True):
+            tensors[f"d_{name}"] = in_memory(y.new_zeros(shapes[name]) if d is None else d)
+        results = []
+        for name, asked in zip(names, needed, strict=True):
+            d = None
+            if f"d_{name}" in plan.tensors or (asked and name in shapes):
+                make = torch.zeros if name in self.idle else torch.empty
+                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype, device="cpu")
+            results.append(d if asked else None)
+        plan.run(plan.bind(tensors))
+        return results
+
 
 class Recurrence(torch.autograd.Function):
     """The loop as one differentiable operation.
@@ -83,56 +135,29 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, prepared: Prepared, save: bool, *given: Tensor) -> Any:
-        loop = prepared.loop
-        plan = prepared.plan("save" if save else "inference")
-        tensors = dict(zip(prepared.names, given, strict=True))
-        for name, shape in prepared.shapes.items():
-            if name == "y" or name.startswith("end "):
-                tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
-        y, ends = tensors["y"], [tensors[f"end {name}"] for name in loop.graph.states]
-        tensors["work"] = workspace(plan.size["work"], loop.dtype)
-        tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
-        plan.run(plan.bind(tensors))
+        *results, saved = prepared.forward(given, save)
         if save:
             ctx.prepared = prepared
-            ctx.save_for_backward(*given, y, tensors["saved"])
+            ctx.save_for_backward(*given, results[0], saved)
             ctx.set_materialize_grads(False)
-        return (y, *ends)
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, d_y: Tensor | None, *d_ends: Tensor | None) -> Any:
-        prepared: Prepared = ctx.prepared
-        loop, shapes = prepared.loop, prepared.shapes
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         *given, y, saved = ctx.saved_tensors
-        in_memory = all(torch._C._has_storage(d) for d in (d_y, *d_ends) if d is not None)
-        if not in_memory or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
-            return (None, None, *again(prepared, given, (d_y, *d_ends)))
-        names = prepared.names
-        plan = prepared.plan("backward")
-        tensors = dict(zip(names, given, strict=True))
-        tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
-        tensors["d_y"] = y.new_zeros(y.shape) if d_y is None else _in_memory(d_y)
-        for name, d in zip(loop.graph.states, d_ends, strict=True):
-            nothing = y.new_zeros(shapes[f"end {name}"]) if d is None else d
-            tensors[f"d_end {name}"] = _in_memory(nothing)
-        results = []
-        for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True):
-            d = None
-            if f"d_{name}" in plan.tensors or (needed and name in shapes):
-                make = torch.zeros if name in prepared.idle else torch.empty
-                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype, device="cpu")
-            results.append(d if needed else None)
-        plan.run(plan.bind(tensors))
-        return (None, None, *results)
+        stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
+        if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
+            return (None, None, *again(ctx.prepared, given, upstream))
+        return (None, None, *ctx.prepared.backward(given, y, saved, upstream, ctx.needs_input_grad[2:]))
 
 
-def _in_memory(tensor: Tensor) -> Tensor:
+def in_memory(tensor: Tensor) -> Tensor:
     """The tensor with its elements side by side, and none with a sign that is still to be turned."""
     return tensor.resolve_neg().contiguous()
 
 
 def again(
-    prepared: Prepared, given: list[Tensor], upstream: tuple[Tensor | None, ...]
+    prepared: Prepared, given: Sequence[Tensor], upstream: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
@@ -183,31 +208,53 @@ def recur(
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
-    key = (
-        x.shape, x.dtype, x.requires_grad, learning, reverse, torch.get_num_threads(), names,
-        *(t.shape for t in (*states, *tensors)),
-        *(parameters[name].shape for name in loop.elsewhere if name in parameters),
-    )  # fmt: skip
-    prepared = loop.prepared.get(key)
-    if prepared is None:
-        prepared = loop.prepared[key] = prepare(
-            loop, x, state, parameters, reverse, x.requires_grad, learning
-        )
-        if len(loop.prepared) > PLANS:
-            loop.prepared.pop(next(iter(loop.prepared)), None)
-    given: list[Tensor] = []
-    if loop.given:
-        with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
-            read = {graph.inputs[0]: x}
-            given = [loop.whole.run_to(k, read, parameters).contiguous() for k in loop.given]
-    plain = x if x.is_floating_point() else x.long()
-    arguments = [_in_memory(plain), *given, *map(_in_memory, (*states, *tensors))]
-    if len(arguments) < len(prepared.names):  # a cell without biases is the cell with biases of 0
-        width = max(prepared.sizes.widths.values())
-        arguments.append(states[0].new_zeros(width))
+    needs = x.requires_grad, learning
+    prepared = prepared_for(loop, x, state, tensors, parameters, names, reverse, needs)
+    x, before = inputs_of(loop, x, parameters)
+    arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
     y, *ends = Recurrence.apply(prepared, save, *arguments)  # type: ignore[no-untyped-call]
     return y, dict(zip(graph.states, ends, strict=True))
+
+
+def inputs_of(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The input as kernels read it, and what torch computes from it before the loop."""
+    before: list[Tensor] = []
+    if loop.given:
+        with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
+            read = {loop.graph.inputs[0]: x}
+            before = [run_to(loop.whole, k, read, parameters).contiguous() for k in loop.given]
+    return in_memory(x if x.is_floating_point() else x.long()), before
+
+
+def prepared_for(
+    loop: Loop,
+    x: Tensor,
+    state: Mapping[str, Tensor],
+    tensors: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
+    names: object,
+    reverse: bool,
+    needs: tuple[bool, bool],
+) -> Prepared:
+    """What `prepare` makes, kept for calls of the same sizes.
+
+    Args:
+        tensors: those that the parameters are in.
+        names: what tells apart parameters that are in tensors of the same shapes.
+        needs: whether gradients of x and of the parameters are wanted.
+    """
+    key = (
+        x.shape, x.dtype, needs, reverse, torch.get_num_threads(), names,
+        *(state[name].shape for name in loop.graph.states), *(t.shape for t in tensors),
+        *(parameters[name].shape for name in loop.elsewhere if name in parameters),
+    )  # fmt: skip
+    prepared: Prepared | None = loop.prepared.get(key)
+    if prepared is None:
+        prepared = loop.prepared[key] = prepare(loop, x, state, parameters, reverse, *needs)
+        if len(loop.prepared) > PLANS:
+            loop.prepared.pop(next(iter(loop.prepared)), None)
+    return prepared
 
 
 def prepare(

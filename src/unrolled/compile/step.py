@@ -47,11 +47,6 @@ class Step:
     nodes: tuple[Node, ...]
     results: Mapping[str, int]
 
-    def run_to(self, k: int, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
-        """The value of node k, on tensors, and of no node that it does not need."""
-        node = self.nodes[k]
-        return self._value(node, [self.run_to(a, read, parameters) for a in node.args], read, parameters)
-
     def run(
         self,
         read: Mapping[str, Tensor],
@@ -65,36 +60,42 @@ class Step:
         """
         done: list[Any] = []
         for node in self.nodes:
-            done.append(self._value(node, [done[k] for k in node.args], read, parameters, sizes))
+            done.append(_value(node, [done[k] for k in node.args], read, parameters, sizes))
         return done
 
-    @staticmethod
-    def _value(
-        node: Node,
-        args: list[Any],
-        read: Mapping[str, Tensor],
-        parameters: Mapping[str, Tensor],
-        sizes: Mapping[str, int] | None = None,
-    ) -> Any:
-        match node.kind:
-            case "read":
-                return read[node.name]
-            case "constant":
-                return node.value
-            case "vector":
-                absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it
-                return 0.0 if absent else parameters[node.name]
-            case "product":
-                matrix = parameters[node.name]
-                if not args[0].is_floating_point():
-                    return F.embedding(args[0].long(), matrix.t())
-                return args[0] @ (matrix if node.transposed else matrix.t())
-            case "size":
-                return (sizes or {})[node.name]
-            case "spread":
-                return args[0].expand(*args[0].shape[:-1], (sizes or {})[node.width])
-            case _:
-                return OPERATIONS[node.kind].run(*args)
+
+def run_to(step: Step, k: int, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
+    """The value of node k of a step, on tensors, and of no node that it does not need."""
+    node = step.nodes[k]
+    return _value(node, [run_to(step, a, read, parameters) for a in node.args], read, parameters)
+
+
+def _value(
+    node: Node,
+    args: list[Any],
+    read: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    sizes: Mapping[str, int] | None = None,
+) -> Any:
+    match node.kind:
+        case "read":
+            return read[node.name]
+        case "constant":
+            return node.value
+        case "vector":
+            absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it
+            return 0.0 if absent else parameters[node.name]
+        case "product":
+            matrix = parameters[node.name]
+            if not args[0].is_floating_point():
+                return F.embedding(args[0].long(), matrix.t())
+            return args[0] @ (matrix if node.transposed else matrix.t())
+        case "size":
+            return (sizes or {})[node.name]
+        case "spread":
+            return args[0].expand(*args[0].shape[:-1], (sizes or {})[node.width])
+        case _:
+            return OPERATIONS[node.kind].run(*args)
 
 
 class Expression(Operand):
@@ -152,8 +153,9 @@ class Builder:
             case ("mul" | "div" | "pow", [None, 1.0]) | ("add" | "sub", [None, 0.0]):
                 return a
         if None not in known:
-            tensors = [torch.tensor(value, dtype=torch.float64) for value in known]
-            return self.constant(float(row.run(*tensors)))
+            with torch._C._DisableTorchDispatch():  # numbers are numbers, also where somebody traces
+                tensors = [torch.tensor(value, dtype=torch.float64) for value in known]
+                return self.constant(float(row.run(*tensors)))
         if row.reduces and a.width == PER_ROW:
             return a
         if row.composed:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -72,6 +71,7 @@ class _TorchLayer(RecurrentStack):
             for name, shape in shapes.items():
                 tensor = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}_{suffix}", nn.Parameter(tensor))
+        self._parts = self._rows_of_gates()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -99,8 +99,7 @@ class _TorchLayer(RecurrentStack):
         """How many gates add up their two biases."""
         return sum(x == h for x, h in zip(self.x_gates, self.h_gates, strict=True))
 
-    @cached_property
-    def _parts(self) -> dict[str, tuple[int, int, int]]:
+    def _rows_of_gates(self) -> dict[str, tuple[int, int, int]]:
         """Which rows of which tensor belong to a gate."""
         H = self.hidden_size
         stacks = [("x", self.x_gates, H), ("h", self.h_gates, H)]
