@@ -258,6 +258,21 @@ class Graph:
         return found
 
     @cached_property
+    def parameters_tell(self) -> bool:
+        """Whether learned tensors say how wide every state is."""
+        told = {symbol for parameter in self.parameters.values() for symbol in parameter.shape}
+        return told.issuperset(self.widths[name] for name in self.states)
+
+    def start(self, batch: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The states before the first step, each (batch, H), for these learned tensors."""
+        sizes = self.sizes(parameters)
+        like = next(iter(parameters.values()))
+        return {
+            name: like.new_full((batch, sizes[self.widths[name]]), self.initial.get(name, 0.0))
+            for name in self.states
+        }
+
+    @cached_property
     def key(self) -> str:
         """Text that is the same for graphs that compute the same."""
         told = {k: v for k, v in self.to_json().items() if k not in ("names", "inits", "initial")}

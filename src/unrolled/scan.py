@@ -32,7 +32,7 @@ PLAIN: Final = {Tensor, nn.Parameter}
 def scan(
     cell: Cell,
     x: Tensor,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     *,
     reverse: bool = False,
@@ -43,7 +43,7 @@ def scan(
     Args:
         cell: a cell of one input.
         x: (T, B, D) of floats, or (T, B) of token numbers, each standing for a one-hot vector of width D.
-        state: the initial states by name, each (B, H).
+        state: the initial states by name, each (B, H); None for the cell's own.
         parameters: the cell's learned tensors by name.
         reverse: run from the last step to the first; outputs stay in the order of x.
         backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
@@ -61,13 +61,18 @@ def scan(
         raise InputError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
     if len(cell.inputs) != 1:
         raise InputError(f"a scan feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}")
-    if missing := [key for key in cell.states if key not in state]:
-        raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
+    if state is not None:
+        if missing := [key for key in cell.states if key not in state]:
+            raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
+        state = {key: state[key] for key in cell.states}
     if compiling := torch.compiler.is_compiling():
         cell.settle()
     (name,) = cell.inputs
-    state = {key: state[key] for key in cell.states}
     graph = cell.graph_using(parameters)
+    if state is None and not graph.parameters_tell:
+        raise InputError(
+            f"no parameter of cell {cell.name!r} says how wide its states are: give the initial states"
+        )
     if not x.is_floating_point() and graph.uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
         words = graph.sizes(parameters).get(graph.widths[name])
@@ -76,9 +81,9 @@ def scan(
                 f"nothing says how many tokens there are, for no matrix takes {name!r}: give one-hot vectors"
             )
         _check_tokens(x, words)
-        x = F.one_hot(x.long(), words).to(state[cell.states[0]].dtype)
+        x = F.one_hot(x.long(), words).to(next(iter((state or parameters).values())).dtype)
     if backend != "reference":
-        tensors = (x, *state.values(), *_learned(parameters))
+        tensors = (x, *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
             run = recur_in_graph if compiling or _watched(tensors) else recur
@@ -87,6 +92,7 @@ def scan(
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
     if not x.is_floating_point() and graph.widths[name] in (sizes := graph.sizes(parameters)):
         _check_tokens(x, sizes[graph.widths[name]])
+    state = state or graph.start(x.shape[1], parameters)
     handed_on = len(cell.states) if cell.outputs else 0
     outputs = []
     for x_t in reversed(x.unbind()) if reverse else x.unbind():

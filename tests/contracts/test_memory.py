@@ -87,6 +87,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
     made = Guarded()
     monkeypatch.setattr(recurrence, "torch", made)
     monkeypatch.setattr(recurrence, "workspace", made.workspace)
+    monkeypatch.setattr(recurrence, "scratch", made.workspace)
     monkeypatch.setattr(direct, "torch", made)
     yield made
     made.assert_untouched()

@@ -15,7 +15,7 @@ from unrolled.graph import Graph
 class Direct:
     """One layer and direction of a cell, for inputs of one size and tensors that stay where they are.
 
-    Contexts are filled in once, so that a pass costs a call and nothing else.
+    Addresses are put together once, so that a pass costs a call and nothing else.
 
     Args:
         x: (T, B, D), or tokens (T, B).
@@ -58,13 +58,13 @@ class Direct:
         work = max(plan.size["work"] for plan in (self._forward, self._backward))
         tensors["work"] = torch.empty(work, dtype=dtype)
         tensors["saved"] = torch.empty(self._forward.size["saved"], dtype=dtype)
-        self._tensors = tensors  # contexts hold addresses in them
-        self._contexts = self._forward.bind(tensors), self._backward.bind(tensors)
+        self._tensors = tensors  # they stay where they are
+        self._addresses = self._forward.addresses(tensors), self._backward.addresses(tensors)
 
     def forward(self) -> None:
         """Write `y` and `end` from `x` and `start`."""
-        self._forward.run(self._contexts[0])
+        self._forward.run(self._addresses[0])
 
     def backward(self) -> None:
         """Write the gradients from `d_y`; one that is always 0 is left as it is."""
-        self._backward.run(self._contexts[1])
+        self._backward.run(self._addresses[1])

@@ -14,10 +14,23 @@ from torch import Tensor
 LARGE: Final = 1 << 20
 """Bytes from which the allocator would hand out fresh pages each time."""
 
+_scratch = threading.local()
 _lock = threading.Lock()
 _free: list[tuple[int, Any]] = []
 _returned: deque[tuple[int, Any]] = deque()  # a collection of garbage may give back in the midst of all this
 _use: dict[str, int] = {"now": 0, "most": 0, "free": 0}
+
+
+def scratch(elements: int, dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory of this thread, until it asks for some again."""
+    name = str(dtype)
+    found: Tensor | None = getattr(_scratch, name, None)
+    if found is None or found.numel() < elements:
+        setattr(_scratch, name, None)
+        with torch.inference_mode(False):
+            found = torch.empty(elements, dtype=dtype, device="cpu")
+        setattr(_scratch, name, found)
+    return found
 
 
 def workspace(elements: int, dtype: torch.dtype) -> Tensor:

@@ -6,11 +6,12 @@ up to where tensors begin, and filled in for each run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from struct import Struct
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from unrolled.compile.jobs import FIRST, HEADER, JOBS
@@ -77,8 +78,8 @@ class Plan:
         self.size = {"saved": 0, "work": 0}
         self.places: dict[str, tuple[At, int, int]] = {}
         T, B = sizes.T, sizes.B
-        largest = max(sizes.widths.values())
-        self.workers = 1 if T * B * largest * largest < SMALL else sizes.threads
+        products = sum(math.prod(map(self.width, p.shape)) for p in loop.graph.parameters.values())
+        self.workers = 1 if T * B * products < SMALL else sizes.threads
         by_units = self.workers > 1 and FEW * self.workers > B and not loop.reduces
         if not by_units:
             self.workers = min(self.workers, B)
@@ -297,28 +298,26 @@ class Plan:
                     self._words.append(value)
                 assert len(self._words) == begin + 2 + len(JOBS[name])
             self._words.append(0)
-        self._context = np.array(self._words, dtype=np.int64)
         self.tensors = tuple(dict.fromkeys(at.tensor for at in self._addresses.values()))
-        size = np.dtype("f4" if self.loop.scalar == "float" else "f8").itemsize
-        places = {name: k for k, name in enumerate(self.tensors)}
-        self._where = np.array(list(self._addresses), dtype=np.intp)
-        self._which = np.array([places[at.tensor] for at in self._addresses.values()], dtype=np.intp)
-        self._offset = np.array([at.element * size for at in self._addresses.values()], dtype=np.int64)
+        self._pack_addresses = Struct(f"{len(self.tensors)}q").pack
+        size = 4 if self.loop.scalar == "float" else 8
+        moves = [
+            (place, self.tensors.index(at.tensor), at.element * size) for place, at in self._addresses.items()
+        ]
+        self._code = np.array(self._words, dtype=np.int64), np.array(moves, dtype=np.int64)
+        where = [number for part in self._code for number in (part.ctypes.data, len(part))]
+        self._record = np.array(where, dtype=np.int64)
+        self._address = self._record.ctypes.data
 
-    def bind(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.int64]:
-        """A context on these tensors, by name. They must outlive it."""
-        context = self._context.copy()
-        begins = np.array([tensors[name].data_ptr() for name in self.tensors], dtype=np.int64)
-        context[self._where] = begins[self._which] + self._offset
-        return context
+    def addresses(self, tensors: Mapping[str, Tensor]) -> bytes:
+        """Where these tensors are, by name. They must outlive it."""
+        return self._pack_addresses(*[tensors[name].data_ptr() for name in self.tensors])
 
-    def run(self, context: npt.NDArray[np.int64]) -> None:
-        """Carry out a bound context.
+    def run(self, addresses: bytes) -> None:
+        """Carry it out on tensors.
 
         Raises:
             InputError: a token is none of the words.
         """
-        self.loop.team.run(context, self.workers)
-        if token := context[HEADER["fault"]]:
-            context[HEADER["fault"]] = 0
-            raise no_such_token(int(token), self.input_width)
+        if token := self.loop.team.run(self._address, addresses, self.workers):
+            raise no_such_token(token, self.input_width)

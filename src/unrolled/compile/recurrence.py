@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.compile.loop import Loop, loop_of
-from unrolled.compile.memory import workspace
+from unrolled.compile.memory import scratch, workspace
 from unrolled.compile.passes import backward_plan, forward_plan
 from unrolled.compile.plan import Plan, Sizes
 from unrolled.compile.step import run_to
@@ -63,6 +63,16 @@ class Prepared:
         return frozenset(idle)
 
     @cached_property
+    def start(self) -> list[Tensor]:
+        """The states before the first step, where none are given."""
+        graph = self.loop.graph
+        with torch.inference_mode(False):
+            return [
+                torch.full(self.shapes[f"start {name}"], graph.initial.get(name, 0.0), dtype=self.loop.dtype)
+                for name in graph.states
+            ]
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """What `Recurrence` takes, in order."""
         loop = self.loop
@@ -94,9 +104,9 @@ class Prepared:
         for name, shape in self.shapes.items():
             if name == "y" or name.startswith("end "):
                 tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
-        tensors["work"] = workspace(plan.size["work"], loop.dtype)
+        tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
-        plan.run(plan.bind(tensors))
+        plan.run(plan.addresses(tensors))
         return [tensors["y"], *(tensors[f"end {name}"] for name in loop.graph.states), tensors["saved"]]
 
     def backward(
@@ -111,7 +121,7 @@ class Prepared:
         loop, names, shapes = self.loop, self.names, self.shapes
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
-        tensors |= {"y": y, "saved": saved, "work": workspace(plan.size["work"], loop.dtype)}
+        tensors |= {"y": y, "saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         for name, d in zip(("y", *(f"end {name}" for name in loop.graph.states)), upstream, strict=True):
             tensors[f"d_{name}"] = in_memory(y.new_zeros(shapes[name]) if d is None else d)
         results = []
@@ -121,7 +131,7 @@ class Prepared:
                 make = torch.zeros if name in self.idle else torch.empty
                 d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype, device="cpu")
             results.append(d if asked else None)
-        plan.run(plan.bind(tensors))
+        plan.run(plan.addresses(tensors))
         return results
 
 
@@ -196,21 +206,26 @@ def again(
 
 
 def recur(
-    graph: Graph, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], reverse: bool
+    graph: Graph,
+    x: Tensor,
+    state: Mapping[str, Tensor] | None,
+    parameters: Mapping[str, Tensor],
+    reverse: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The outputs (T, B, W) and final states of a cell's graph over a sequence, by compiled code."""
-    states = [state[name] for name in graph.states]
-    loop = loop_of(graph, states[0].dtype)
     if isinstance(parameters, Stacked):
+        loop = loop_of(graph, parameters.tensors[0].dtype)
         tensors = list(parameters.tensors)
         names: object = id(parameters.parts)
     else:
+        loop = loop_of(graph, next(iter((state or parameters).values())).dtype)
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
     needs = x.requires_grad, learning
     prepared = prepared_for(loop, x, state, tensors, parameters, names, reverse, needs)
     x, before = inputs_of(loop, x, parameters)
+    states = prepared.start if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
     y, *ends = Recurrence.apply(prepared, save, *arguments)  # type: ignore[no-untyped-call]
@@ -230,7 +245,7 @@ def inputs_of(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[
 def prepared_for(
     loop: Loop,
     x: Tensor,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
     tensors: Sequence[Tensor],
     parameters: Mapping[str, Tensor],
     names: object,
@@ -246,7 +261,7 @@ def prepared_for(
     """
     key = (
         x.shape, x.dtype, needs, reverse, torch.get_num_threads(), names,
-        *(state[name].shape for name in loop.graph.states), *(t.shape for t in tensors),
+        *(t.shape for t in (tensors if state is None else (*state.values(), *tensors))),
         *(parameters[name].shape for name in loop.elsewhere if name in parameters),
     )  # fmt: skip
     prepared: Prepared | None = loop.prepared.get(key)
@@ -260,7 +275,7 @@ def prepared_for(
 def prepare(
     loop: Loop,
     x: Tensor,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     reverse: bool,
     needs_x: bool,
@@ -290,7 +305,7 @@ def prepare(
         shapes["x"] = tuple(x.shape)
     shapes |= {f"before {k}": (T, B, widths[loop.whole.nodes[k].width]) for k in loop.given}
     for name in graph.states:
-        shapes[f"start {name}"] = shapes[f"end {name}"] = tuple(state[name].shape)
+        shapes[f"start {name}"] = shapes[f"end {name}"] = (B, widths[graph.widths[name]])
     shapes["y"] = (T, B, widths[loop.step.nodes[loop.step.results[loop.handed_on]].width])
     shapes |= {f"parameter {k}": tuple(t.shape) for k, t in enumerate(tensors)}
     if missing := [name for name in loop.parameters if name not in parts]:
@@ -306,7 +321,7 @@ def prepare(
 
 
 def _widths(
-    graph: Graph, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+    graph: Graph, x: Tensor, state: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]
 ) -> dict[str, int]:
     """What the width symbols are; kernels trust them, so everything is held to them here.
 
@@ -322,10 +337,8 @@ def _widths(
         width = sizes.setdefault(graph.widths[graph.inputs[0]], x.shape[2])
         if x.shape[2] != width:
             raise InputError(f"x has width {x.shape[2]}, but its matrices have {width} columns")
-    for name in graph.states:
-        width = sizes.setdefault(graph.widths[name], state[name].shape[-1])
-        if state[name].shape != (x.shape[1], width):
-            raise InputError(
-                f"state {name!r} has shape {tuple(state[name].shape)}, expected {(x.shape[1], width)}"
-            )
+    for name, value in (state or {}).items():
+        width = sizes.setdefault(graph.widths[name], value.shape[-1])
+        if value.shape != (x.shape[1], width):
+            raise InputError(f"state {name!r} has shape {tuple(value.shape)}, expected {(x.shape[1], width)}")
     return sizes

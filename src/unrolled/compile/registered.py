@@ -40,9 +40,14 @@ for _schema in (
 
 
 def recur_in_graph(
-    graph: Graph, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], reverse: bool
+    graph: Graph,
+    x: Tensor,
+    state: Mapping[str, Tensor] | None,
+    parameters: Mapping[str, Tensor],
+    reverse: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What `recurrence.recur` does, as a call of the operator; torch.compile traces this."""
+    state = state or graph.start(x.shape[1], parameters)
     states = [state[name] for name in graph.states]
     stacked = parameters if isinstance(parameters, Stacked) and parameters.layout is not None else None
     stacked = stacked or Stacked.of(graph.parameters, parameters)

@@ -1,4 +1,4 @@
-"""The team: its text in LLVM IR, and torch's threads carrying out contexts."""
+"""The team: its text in LLVM IR, and torch's threads carrying out plans."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from functools import lru_cache
 from typing import Final
 
 import llvmlite.binding as llvm
-import numpy as np
-import numpy.typing as npt
 
 from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.emit import ATTRIBUTES, Emitter
-from unrolled.compile.engine import LOCK, Program, forked, gomp
+from unrolled.compile.engine import LOCK, Program, forked
 from unrolled.compile.jobs import ARGUMENTS, HEADER, JOBS, PRINTERS, Job
 from unrolled.compile.machine import machine
 from unrolled.compile.products import print_tiles
@@ -116,6 +114,7 @@ out:
 _TEAM: Final = """
 declare i32 @omp_get_thread_num()
 declare i32 @omp_get_num_threads()
+declare void @GOMP_parallel(ptr, ptr, i32, i32)
 
 define internal void @share(ptr %context, i32 %number, i32 %size) {
   %before = call i64 @get_control()
@@ -128,16 +127,63 @@ define internal void @share(ptr %context, i32 %number, i32 %size) {
   ret void
 }
 
-define void @alone(ptr %context) {
-  call void @share(ptr %context, i32 0, i32 1)
-  ret void
-}
-
-define void @team(ptr %context) {
+define internal void @team(ptr %context) {
   %number = call i32 @omp_get_thread_num()
   %size = call i32 @omp_get_num_threads()
   call void @share(ptr %context, i32 %number, i32 %size)
   ret void
+}
+
+; Carry out a plan on tensors: a copy of its words gets the addresses in them. Returns the fault.
+define i64 @launch(ptr %plan, ptr %tensors, i64 %workers) {
+  %words = load ptr, ptr %plan
+  %size_at = getelementptr i64, ptr %plan, i64 1
+  %size = load i64, ptr %size_at
+  %moves_at = getelementptr i64, ptr %plan, i64 2
+  %moves = load ptr, ptr %moves_at
+  %count_at = getelementptr i64, ptr %plan, i64 3
+  %count = load i64, ptr %count_at
+  %context = alloca i64, i64 %size, align 64
+  br label %copy
+copy:
+  %w = phi i64 [ 0, %0 ], [ %w_next, %copy ]
+  %from = getelementptr i64, ptr %words, i64 %w
+  %to = getelementptr i64, ptr %context, i64 %w
+  %word = load i64, ptr %from
+  store i64 %word, ptr %to
+  %w_next = add i64 %w, 1
+  %w_more = icmp slt i64 %w_next, %size
+  br i1 %w_more, label %copy, label %move
+move:
+  %m = phi i64 [ 0, %copy ], [ %m_next, %move ]
+  %place_at = getelementptr [3 x i64], ptr %moves, i64 %m
+  %tensor_at = getelementptr i64, ptr %place_at, i64 1
+  %offset_at = getelementptr i64, ptr %place_at, i64 2
+  %place = load i64, ptr %place_at
+  %tensor = load i64, ptr %tensor_at
+  %offset = load i64, ptr %offset_at
+  %begin_at = getelementptr i64, ptr %tensors, i64 %tensor
+  %begin = load i64, ptr %begin_at
+  %address = add i64 %begin, %offset
+  %there = getelementptr i64, ptr %context, i64 %place
+  store i64 %address, ptr %there
+  %m_next = add i64 %m, 1
+  %m_more = icmp slt i64 %m_next, %count
+  br i1 %m_more, label %move, label %start
+start:
+  %one = icmp eq i64 %workers, 1
+  br i1 %one, label %alone, label %together
+alone:
+  call void @share(ptr %context, i32 0, i32 1)
+  br label %end
+together:
+  %threads = trunc i64 %workers to i32
+  call void @GOMP_parallel(ptr @team, ptr %context, i32 %threads, i32 0)
+  br label %end
+end:
+  %fault_at = getelementptr i64, ptr %context, i64 FAULT
+  %fault = load i64, ptr %fault_at
+  ret i64 %fault
 }
 """
 
@@ -192,7 +238,7 @@ define internal void @set_control(i64 %word) {
 
 
 def print_routines(scalar: str, lanes: int) -> str:
-    """The module of all jobs, `job_NAME`, and of the team that carries out a context."""
+    """The module of all jobs, `job_NAME`, and of the team that carries out a plan."""
     functions: list[str] = []
     intrinsics: set[str] = set()
 
@@ -207,28 +253,33 @@ def print_routines(scalar: str, lanes: int) -> str:
         job.do("ret void")
         add(job, f"void @job_{printer.__name__}({ARGUMENTS})")
     here, flush = (_X86, 1 << 6 | 1 << 15) if machine().is_x86 else (_ARM, 1 << 24)
-    team = _TEAM.replace("DENORMALS", str(flush))
+    team = _TEAM.replace("DENORMALS", str(flush)).replace("FAULT", str(HEADER["fault"]))
     return "\n".join((*sorted(intrinsics), *functions, _DRIVE, team, here))
 
 
 class Team:
-    """Torch's own threads, carrying out contexts with the routines of a program."""
+    """Torch's own threads, carrying out plans with the routines of a program."""
 
     def __init__(self, routines: Program) -> None:
         self.address = routines.address
         llvm.add_symbol("meet", routines.address("meet"))
-        self._team = routines.address("team")
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(routines.address("alone"))
-        self._parallel = gomp().GOMP_parallel
-        self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        launch = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64)
+        self._launch = launch(routines.address("launch"))
         self._routines = routines  # its code is in use
 
-    def run(self, context: npt.NDArray[np.int64], workers: int) -> None:
-        """Run on this many of torch's own threads; in a forked child, where they are gone, on this one."""
-        if workers == 1 or forked():
-            self._alone(context.ctypes.data)
-        else:
-            self._parallel(self._team, context.ctypes.data, workers, 0)
+    def run(self, plan: int, tensors: bytes, workers: int) -> int:
+        """Run on this many of torch's own threads; in a forked child, where they are gone, on this one.
+
+        Args:
+            plan: the address of a plan's words, their number, the moves, and their number. A move is a word,
+                a tensor, and how many bytes from its beginning the word's address is.
+            tensors: the addresses of the tensors.
+
+        Returns:
+            what a job has put into `fault`.
+        """
+        fault: int = self._launch(plan, tensors, 1 if forked() else workers)
+        return fault
 
 
 @lru_cache

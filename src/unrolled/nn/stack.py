@@ -56,6 +56,7 @@ class RecurrentStack(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.backend = backend
+        self._parameters_tell = cell.graph.parameters_tell and cell.square.parameters_tell
         self.suffixes = tuple(
             f"l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[: 1 + bidirectional]
         )
@@ -93,17 +94,6 @@ class RecurrentStack(nn.Module):
             for name, size in self.state_sizes.items()
         }
 
-    def _initial_rows(self, x: Tensor) -> dict[str, Tensor]:
-        """The initial state of one layer and direction for an input (T, B, ...); equal ones are one."""
-        made: dict[tuple[int, float], Tensor] = {}
-        found = {}
-        for name, size in self.state_sizes.items():
-            value = self.cell.graph.initial.get(name, 0.0)
-            if (size, value) not in made:
-                made[size, value] = torch.full((x.shape[1], size), value, dtype=self.dtype, device=x.device)
-            found[name] = made[size, value]
-        return found
-
     def run(self, x: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run all layers.
 
@@ -128,8 +118,11 @@ class RecurrentStack(nn.Module):
             x = x.unsqueeze(1)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        given = self._check_state(state, x.shape[1], batched) if state is not None else None
-        initial = {} if given else self._initial_rows(x)
+        given = None
+        if state is not None:
+            given = self._check_state(state, x.shape[1], batched)
+        elif not self._parameters_tell:
+            given = self.initial_state(x.shape[1])
         finals: list[dict[str, Tensor]] = []
         for layer in range(self.num_layers):
             if layer and self.dropout:
@@ -140,7 +133,7 @@ class RecurrentStack(nn.Module):
                 y, final = scan(
                     self.cell,
                     x,
-                    {name: value[place] for name, value in given.items()} if given else initial,
+                    {name: value[place] for name, value in given.items()} if given else None,
                     self.parameters_of(self.suffixes[place]),
                     reverse=bool(reverse),
                     backend=self.backend,
