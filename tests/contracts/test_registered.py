@@ -305,7 +305,7 @@ def test_an_exported_layer_says_what_it_was_not_made_for() -> None:
         program = torch.export.export(layer, (x,)).module()
     with pytest.raises(BackendError, match="made for inference"):
         program(x)[0].sum().backward()
-    with pytest.raises(InputError, match=r"torch\.float32 and torch\.float64"):
+    with pytest.raises(InputError, match=r"torch\.float64 and torch\.float32"):
         program.double()(x)
 
 
@@ -320,8 +320,7 @@ def test_whoever_watches_the_operators_of_torch_sees_one() -> None:
     with torch._subclasses.FakeTensorMode():  # tensors without numbers
         layer, x = LSTM(3, 5), torch.randn(4, 2, 3)
         assert layer(x)[0].shape == (4, 2, 5)
-    with pytest.raises(AssertionError, match="FakeTensors"):  # torch's own: a state is made outside
-        layer(x)
+    assert layer(x)[0].shape == (4, 2, 5)
 
 
 def test_inference_autocast_and_other_dtypes_are_those_of_the_eager_layer() -> None:

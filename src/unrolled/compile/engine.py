@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Any, Final, ParamSpec, TypeVar
 
 import llvmlite.binding as llvm
 import torch
 
 from unrolled.compile.machine import machine
+from unrolled.errors import BackendError
 
 LOCK: Final = threading.RLock()
 """Guards all compilation; a fork waits for it, so that no child is born with half a kernel."""
@@ -90,6 +92,20 @@ def _compile(text: str) -> bytes:
     return bytes(target.emit_object(module))
 
 
+def _compiled(text: str) -> bytes:
+    try:
+        return _compile(text)
+    except RuntimeError as error:
+        descriptor, path = mkstemp(suffix=".ll", prefix="unrolled_")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        what = " ".join(str(error).split())
+        raise BackendError(
+            f"LLVM cannot compile a kernel ({what}); its text is in {path}, for a report; "
+            "until then backend='reference' runs the cell"
+        ) from error
+
+
 def _engine_of(code: bytes) -> Any:
     """An engine that holds an object file.
 
@@ -109,12 +125,15 @@ class Program:
 
     Made from their text, or from the `code` of an earlier program: an object file for this processor. LLVM
     ends the process over a damaged one.
+
+    Raises:
+        BackendError: LLVM cannot compile the text, which is kept in a file.
     """
 
     def __init__(self, source: str | bytes) -> None:
         with LOCK:
             gomp()
-            self.code = _compile(source) if isinstance(source, str) else source
+            self.code = source if isinstance(source, bytes) else _compiled(source)
             self._engine = _engine_of(self.code)
 
     def address(self, name: str) -> int:

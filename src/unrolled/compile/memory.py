@@ -39,23 +39,28 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
     if size < LARGE:
         return torch.empty(elements, dtype=dtype, device="cpu")
     size = -(-size // LARGE) * LARGE
-    block = None
     with _lock:
         _take_back()
+        found = next((k for k in reversed(range(len(_free))) if _free[k][0] == size), None)
+        if found is None:
+            block = _fresh(size)
+        else:
+            block = _free.pop(found)[1]
+            _use["free"] -= size
         _use["now"] += size
         _use["most"] = max(_use["now"], _use["most"])
-        for k in range(len(_free) - 1, -1, -1):
-            if _free[k][0] == size:
-                block = _free.pop(k)[1]
-                _use["free"] -= size
-                break
-    if block is None:
-        raw = np.empty(size + 64, dtype=np.uint8)
-        begin = -raw.ctypes.data % 64
-        block = raw[begin : begin + size]
     lease = block[: elements * dtype.itemsize].view("f4" if dtype == torch.float32 else "f8")
     weakref.finalize(lease, _returned.append, (size, block)).atexit = False
     return torch.from_numpy(lease)
+
+
+def _fresh(size: int) -> Any:
+    try:
+        raw = np.empty(size + 64, dtype=np.uint8)
+    except MemoryError:  # which torch says in its own words
+        raw = torch.empty(size + 64, dtype=torch.uint8, device="cpu").numpy()
+    begin = -raw.ctypes.data % 64
+    return raw[begin : begin + size]
 
 
 def _take_back() -> None:

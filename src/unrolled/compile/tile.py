@@ -10,11 +10,16 @@ from unrolled.compile.emit import Emitter
 ROWS: Final = 6
 """Rows of the largest tile."""
 
+SUMS: Final = 8
+"""Sums that grow side by side, at least, since each has to wait for its own last addition."""
+
 
 def accumulate(
     e: Emitter, start: Sequence[str], rows: Sequence[str], step: str, panel: str, panel_step: str, width: str
 ) -> list[str]:
     """Add the products of rows with the columns of a panel, over the width of the rows.
+
+    Few sums are cut into several chains of additions each.
 
     Args:
         start: the sums so far, by column and row.
@@ -24,8 +29,9 @@ def accumulate(
         panel_step: how far the next vectors are, in elements.
     """
     columns = len(start) // len(rows)
+    chains = max(1, SUMS // len(start))
 
-    def body(k: str, sums: list[str]) -> list[str]:
+    def add(k: str, sums: list[str]) -> list[str]:
         offset = k if step == "1" else e.integer_of("mul", k, step)
         at = e.at(panel, e.integer_of("mul", k, panel_step))
         weights = [e.load(e.at(at, str(c * e.lanes))) for c in range(columns)]
@@ -36,7 +42,20 @@ def accumulate(
                 new[c * len(rows) + r] = e.fma(weight, element, sums[c * len(rows) + r])
         return new
 
-    return e.loop("0", width, "1", body, [(e.vector, value) for value in start])
+    def several(k: str, sums: list[str]) -> list[str]:
+        each = [sums[at : at + len(start)] for at in range(0, len(sums), len(start))]
+        done = [add(e.integer_of("add", k, n) if n else k, part) for n, part in enumerate(each)]
+        return [value for part in done for value in part]
+
+    if chains == 1:
+        return e.loop("0", width, "1", add, [(e.vector, value) for value in start])
+    together = e.integer_of("sub", width, e.integer_of("urem", width, chains))
+    first = [*start, *[e.splat(0.0)] * (len(start) * (chains - 1))]
+    sums = e.loop("0", together, str(chains), several, [(e.vector, value) for value in first])
+    while len(sums) > len(start):
+        half = len(sums) // 2
+        sums = [e.add(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+    return e.loop(together, width, "1", add, [(e.vector, value) for value in sums])
 
 
 def pieces(
