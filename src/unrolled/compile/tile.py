@@ -10,8 +10,8 @@ from unrolled.compile.emit import Emitter
 ROWS: Final = 6
 """Rows of the largest tile."""
 
-SUMS: Final = 8
-"""Sums that grow side by side, at least, since each has to wait for its own last addition."""
+SUMS: Final = 4
+"""Sums of a single row that grow side by side, at least, since each waits for its own last addition."""
 
 
 def accumulate(
@@ -19,7 +19,7 @@ def accumulate(
 ) -> list[str]:
     """Add the products of rows with the columns of a panel, over the width of the rows.
 
-    Few sums are cut into several chains of additions each.
+    The sums of a single row are cut into several chains of additions each.
 
     Args:
         start: the sums so far, by column and row.
@@ -29,7 +29,7 @@ def accumulate(
         panel_step: how far the next vectors are, in elements.
     """
     columns = len(start) // len(rows)
-    chains = max(1, SUMS // len(start))
+    chains = max(1, SUMS // len(start)) if len(rows) == 1 else 1
 
     def add(k: str, sums: list[str]) -> list[str]:
         offset = k if step == "1" else e.integer_of("mul", k, step)
