@@ -272,6 +272,11 @@ class Graph:
             for name in self.states
         }
 
+    def output_size(self, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> int:
+        """The width of what a layer hands on, for these tensors."""
+        sizes = self.sizes(parameters) | {self.widths[name]: state[name].shape[-1] for name in self.states}
+        return sizes[self.output_width]
+
     @cached_property
     def key(self) -> str:
         """Text that is the same for graphs that compute the same."""

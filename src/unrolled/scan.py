@@ -22,6 +22,7 @@ from unrolled.compile.recurrence import recur
 from unrolled.compile.registered import recur_in_graph
 from unrolled.errors import BackendError, InputError, no_such_token
 from unrolled.parameters import Stacked
+from unrolled.rows import Rows
 
 BACKENDS: Final = ("auto", "cpu", "reference")
 
@@ -35,6 +36,7 @@ def scan(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     *,
+    rows: Rows | None = None,
     reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -45,6 +47,8 @@ def scan(
         x: (T, B, D) of floats, or (T, B) of token numbers, each standing for a one-hot vector of width D.
         state: the initial states by name, each (B, H); None for the cell's own.
         parameters: the cell's learned tensors by name.
+        rows: sequences of different lengths, whose rows x holds packed: (N, D), or tokens (N,). The outputs
+            then are (N, H).
         reverse: run from the last step to the first; outputs stay in the order of x.
         backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
             they can run and the loop where not.
@@ -73,6 +77,8 @@ def scan(
         raise InputError(
             f"no parameter of cell {cell.name!r} says how wide its states are: give the initial states"
         )
+    if rows is not None and len(x) != rows.steps:
+        raise InputError(f"x has {len(x)} rows, but its sequences have {rows.steps} steps together")
     if not x.is_floating_point() and graph.uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
         words = graph.sizes(parameters).get(graph.widths[name])
@@ -82,23 +88,33 @@ def scan(
             )
         _check_tokens(x, words)
         x = F.one_hot(x.long(), words).to(next(iter((state or parameters).values())).dtype)
+    if rows is not None and not rows.steps:
+        state = state or graph.start(rows.B, parameters)
+        return next(iter(state.values())).new_zeros(0, graph.output_size(state, parameters)), dict(state)
     if backend != "reference":
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
             run = recur_in_graph if compiling or _watched(tensors) else recur
-            return run(graph, x, state, parameters, reverse)
+            return run(graph, x, state, parameters, rows, reverse)
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
     if not x.is_floating_point() and graph.widths[name] in (sizes := graph.sizes(parameters)):
         _check_tokens(x, sizes[graph.widths[name]])
-    state = state or graph.start(x.shape[1], parameters)
+    state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
     handed_on = len(cell.states) if cell.outputs else 0
+
+    def step(x_t: Tensor, now: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        results = cell.run({name: x_t, **now}, parameters)
+        return dict(zip(cell.states, results, strict=False)), results[handed_on]
+
+    if rows is not None:
+        outputs, state = rows.walk(state, reverse, lambda t, first, end, now: step(x[first:end], now))
+        return torch.cat(outputs), state
     outputs = []
     for x_t in reversed(x.unbind()) if reverse else x.unbind():
-        results = cell.run({name: x_t, **state}, parameters)
-        state = dict(zip(cell.states, results, strict=False))
-        outputs.append(results[handed_on])
+        state, y_t = step(x_t, state)
+        outputs.append(y_t)
     return torch.stack(outputs[::-1] if reverse else outputs), state
 
 

@@ -6,6 +6,11 @@ A team of workers carries out the lists of jobs in a context, an array of 64-bit
     for each chunk of time steps: before, the steps of the cell, after
     end
 
+The rows of a step are those of the sequences that have it: sequences are sorted, the longest first, so they
+are the first ones. A place of all steps holds the rows of step 0, then those of step 1, and so on;
+`offsets` says where each step begins, up to T, and once more what is at T. `lengths` says how many steps each
+sequence has, none or more.
+
 A job is the address of its routine, how many words follow, and those words: `JOBS` names them. Workers meet
 where the list says `meet`, and after the steps of a chunk. Strides are in elements. A chunk's rows are those
 of its time steps, in the order of time.
@@ -25,7 +30,8 @@ from unrolled.compile.machine import machine
 HEADER: Final = {
     name: place
     for place, name in enumerate(
-        ("steps", "T", "B", "chunk", "reversed", "by units", "begin", "before", "after", "end", "fault")
+        ("steps", "T", "B", "chunk", "reversed", "by units", "begin", "before", "after", "end", "fault",
+         "offsets", "lengths", "ragged")
     )
 } | {"arrived": 16, "meeting": 24}
 """The first words of a context. What workers write lies on cache lines of its own."""
@@ -54,8 +60,8 @@ class Job(Emitter):
     def pointer(self, name: str) -> str:
         return self.word(name, "ptr")
 
-    def header(self, name: str) -> str:
-        return self.load(self.at("%context", str(HEADER[name]), "i64"), "i64")
+    def header(self, name: str, kind: str = "i64") -> str:
+        return self.load(self.at("%context", str(HEADER[name]), "i64"), kind)
 
     def share(self, count: str) -> tuple[str, str]:
         """This worker's part of `count` things: the first, and the one after the last."""
@@ -67,11 +73,14 @@ class Job(Emitter):
         """How many vectors hold a width."""
         return self.integer_of("udiv", self.integer_of("add", width, self.lanes - 1), self.lanes)
 
+    def first_row(self, t: str) -> str:
+        """The first row of a step in a place of all steps."""
+        return self.load(self.at(self.header("offsets", "ptr"), t, "i64"), "i64")
+
     def rows_of_chunk(self) -> tuple[str, str]:
         """The first row of the chunk, and how many there are."""
-        rows = self.header("B")
-        first = self.integer_of("mul", "%begin", rows)
-        return first, self.integer_of("mul", self.integer_of("sub", "%end", "%begin"), rows)
+        first = self.first_row("%begin")
+        return first, self.integer_of("sub", self.first_row("%end"), first)
 
     def if_whole(self, name: str, first: str) -> str:
         """The first row of the chunk in a place of all steps; 0 in one of the chunk's."""
@@ -110,20 +119,30 @@ def clear(e: Job) -> None:
     e.loop(first, end, "1", one)
 
 
-@job("source", "source row", "to", "to row", "rows", "width")
-def copy(e: Job) -> None:
-    """Rows of a width to another place."""
-    source, to = e.pointer("source"), e.pointer("to")
-    source_row, to_row, width = e.word("source row"), e.word("to row"), e.word("width")
-    first, end = e.share(e.word("rows"))
+@job("source", "source row", "turn", "start", "start row", "to", "to row", "width")
+def copy_ends(e: Job) -> None:
+    """What each sequence has after its last step in the order of the loop; `start` if it has no step.
 
-    def row(r: str, _: list[str]) -> list[str]:
-        _copy_row(
-            e,
-            e.at(source, e.integer_of("mul", r, source_row)),
-            e.at(to, e.integer_of("mul", r, to_row)),
-            width,
-        )
+    The source is a place of all steps, or two rows in turn, `turn` apart.
+    """
+    source, source_row, turn = e.pointer("source"), e.word("source row"), e.word("turn")
+    start, start_row = e.pointer("start"), e.word("start row")
+    to, to_row, width = e.pointer("to"), e.word("to row"), e.word("width")
+    lengths, backwards = e.header("lengths", "ptr"), e.emit(f"icmp ne i64 {e.header('reversed')}, 0")
+    in_turn = e.emit(f"icmp ne i64 {turn}, 0")
+    first, end = e.share(e.header("B"))
+
+    def row(b: str, _: list[str]) -> list[str]:
+        length = e.load(e.at(lengths, b, "i64"), "i64")
+        last = e.larger(e.integer_of("sub", length, 1), "0")
+        t = e.choose(backwards, "0", last, "i64")
+        s = e.choose(backwards, e.integer_of("sub", e.header("T"), 1), last, "i64")
+        number = e.choose(in_turn, b, e.integer_of("add", e.first_row(t), b), "i64")
+        at = e.at(source, e.integer_of("mul", e.integer_of("and", s, 1), turn))
+        at = e.at(at, e.integer_of("mul", number, source_row))
+        some = e.emit(f"icmp sgt i64 {length}, 0")
+        at = e.choose(some, at, e.at(start, e.integer_of("mul", b, start_row)), "ptr")
+        _copy_row(e, at, e.at(to, e.integer_of("mul", b, to_row)), width)
         return []
 
     e.loop(first, end, "1", row)
@@ -247,51 +266,60 @@ def _transposed(e: Job, rows: list[str]) -> list[str]:
 def gather_rows(e: Job) -> None:
     """The rows of the chunk into panels, so that a sum over rows reads them in order.
 
-    A panel holds `capacity` rows. A row is that of `shift` steps earlier, and one of `start` where no step
-    is.
+    A panel holds `capacity` rows. A row is that of `shift` steps earlier, and one of `start` where its
+    sequence has no such step.
     """
-    begin, count = e.rows_of_chunk()
+    begin, _ = e.rows_of_chunk()
     source, source_row = e.pointer("source"), e.word("source row")
     start, start_row = e.pointer("start"), e.word("start row")
     width, to, capacity = e.word("width"), e.pointer("to"), e.word("capacity")
-    panels, batch = e.word("panels"), e.header("B")
-    offset = e.if_whole("whole", begin)
-    shifted = e.emit(f"icmp ne i64 {e.word('shift')}, 0")
-    by = e.integer_of("mul", e.word("shift"), batch)
-    total = e.integer_of("mul", e.header("T"), batch)
-    first, end = e.share(count)
+    panels, shift = e.word("panels"), e.word("shift")
+    offset = e.integer_of("sub", e.if_whole("whole", begin), begin)
+    first, end = e.share(e.integer_of("sub", "%end", "%begin"))
 
-    def row(r: str, _: list[str]) -> list[str]:
-        at = e.integer_of("sub", e.integer_of("add", r, offset), by)
-        below = e.emit(f"icmp slt i64 {at}, 0")
-        above = e.emit(f"icmp sge i64 {at}, {total}")
-        outside = e.emit(f"and i1 {shifted}, {e.emit(f'or i1 {below}, {above}')}")
-        within = e.integer_of("urem", r, batch)
-        usual = e.at(source, e.integer_of("mul", at, source_row))
-        other = e.at(start, e.integer_of("mul", within, start_row))
-        address = e.choose(outside, other, usual, "ptr")
+    def step(n: str, _: list[str]) -> list[str]:
+        t = e.integer_of("add", "%begin", n)
+        here = e.first_row(t)
+        count = e.integer_of("sub", e.first_row(e.integer_of("add", t, 1)), here)
+        earlier = e.integer_of("sub", t, shift)
+        known = e.emit(f"icmp ult i64 {earlier}, {e.header('T')}")
+        earlier = e.choose(known, earlier, t, "i64")
+        there = e.first_row(earlier)
+        rows_there = e.integer_of("sub", e.first_row(e.integer_of("add", earlier, 1)), there)
+        rows_there = e.choose(known, rows_there, "0", "i64")
+        base = e.at(source, e.integer_of("mul", e.integer_of("add", there, offset), source_row))
+        place = e.integer_of("sub", here, begin)
 
-        def piece(p: str, vectors: int, vector: str) -> None:
-            base = e.at(to, e.integer_of("mul", e.integer_of("mul", vector, e.lanes), capacity))
-            base = e.at(base, e.integer_of("mul", r, vectors * e.lanes))
-            for k in range(vectors):
-                v = e.integer_of("add", vector, k)
-                value = e.load_some(e.at(address, e.integer_of("mul", v, e.lanes)), e.left(width, v))
-                e.store(value, e.at(base, str(k * e.lanes)))
+        def row(r: str, _: list[str]) -> list[str]:
+            usual = e.at(base, e.integer_of("mul", r, source_row))
+            other = e.at(start, e.integer_of("mul", r, start_row))
+            address = e.choose(e.emit(f"icmp slt i64 {r}, {rows_there}"), usual, other, "ptr")
+            number = e.integer_of("add", place, r)
 
-        def whole(p: str, _: list[str]) -> list[str]:
-            piece(p, machine().group, e.integer_of("mul", p, machine().group))
+            def piece(vectors: int, vector: str) -> None:
+                panel = e.at(to, e.integer_of("mul", e.integer_of("mul", vector, e.lanes), capacity))
+                panel = e.at(panel, e.integer_of("mul", number, vectors * e.lanes))
+                for k in range(vectors):
+                    v = e.integer_of("add", vector, k)
+                    value = e.load_some(e.at(address, e.integer_of("mul", v, e.lanes)), e.left(width, v))
+                    e.store(value, e.at(panel, str(k * e.lanes)))
+
+            def whole(p: str, _: list[str]) -> list[str]:
+                piece(machine().group, e.integer_of("mul", p, machine().group))
+                return []
+
+            def rest(p: str, _: list[str]) -> list[str]:
+                piece(1, e.integer_of("add", p, e.integer_of("mul", panels, machine().group)))
+                return []
+
+            e.loop("0", panels, "1", whole)
+            e.loop("0", e.word("rest panels"), "1", rest)
             return []
 
-        def rest(p: str, _: list[str]) -> list[str]:
-            piece(p, 1, e.integer_of("add", p, e.integer_of("mul", panels, machine().group)))
-            return []
-
-        e.loop("0", panels, "1", whole)
-        e.loop("0", e.word("rest panels"), "1", rest)
+        e.loop("0", count, "1", row)
         return []
 
-    e.loop(first, end, "1", row)
+    e.loop(first, end, "1", step)
 
 
 @job("tokens", "table", "columns", "words", "to", "whole")

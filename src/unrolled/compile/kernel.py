@@ -25,22 +25,24 @@ from unrolled.compile.tile import ROWS, accumulate, pieces
 
 @dataclass(frozen=True)
 class Address:
-    """How a kernel finds a value at step s, counted in the order of the loop.
+    """How a kernel finds a value at a step.
 
-    time: "whole" for pointer + s * time; "chunk" for pointer + (s - origin) * time, where the origin is that
-        of the chunk; "now" and "last" for two rows in turn, the one of this step and the one of the last.
-    start: "first" or "last" if the value is somewhere else at the first or the last step.
+    time: "whole" in a place of all steps, "behind" and "ahead" in one but of the step before or after, in the
+        order of the loop; "chunk" in a place of a chunk's steps; "now" and "last" in one of two places in
+        turn, that of this step or that of the last.
+    start: whether the value is somewhere else for rows that have no such step.
     padded: whether rows are whole vectors.
     """
 
     time: str = "whole"
-    start: str = ""
+    start: bool = False
     padded: bool = True
 
     @property
     def words(self) -> tuple[str, ...]:
         """What the context holds of it."""
-        return ("pointer", "time", "row", *(("start", "start row") if self.start else ()))
+        turn = ("turn",) if self.time in ("now", "last") else ()
+        return ("pointer", "row", *turn, *(("start", "start row") if self.start else ()))
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ def print_kernel(
     return _Printer(step, stages, names, list(written), addresses, sums, scalar, lanes).kernel()
 
 
-_STAGE = "ptr %context, i64 %s, i64 %origin, i64 %first, i64 %count, i64 %left, i64 %right, i64 %worker"
+_STAGE = (
+    "ptr %context, i64 %s, i64 %t, i64 %origin, i1 %ends, i64 %first, i64 %count, i64 %left, i64 %right, "
+    "i64 %worker"
+)
+"""`s` counts in the order of the loop, `t` in that of time; `origin` is the first row of the chunk; `ends` is
+whether these rows have no later step in time."""
 
 
 @dataclass
@@ -119,7 +126,7 @@ class _Printer:
         found = self.addresses.get(name)
         if found is None:  # the kernel's own
             number = name.split()[-1]
-            found = Address("now", "", padded=not (number.isdigit() and self._is_own_row(name, int(number))))
+            found = Address("now", padded=not (number.isdigit() and self._is_own_row(name, int(number))))
         return self.used.setdefault(name, found)
 
     def _is_own_row(self, name: str, k: int) -> bool:
@@ -149,13 +156,11 @@ class _Printer:
         """The steps of a chunk: this worker's share of rows or units of every stage."""
         e = Emitter(self.scalar, self.lanes)
         by_units = e.emit(f"icmp ne i64 {self.word(e, 'by units')}, 0")
-        batch = self.word(e, "B")
+        backwards = e.emit(f"icmp ne i64 {self.word(e, 'reversed')}, 0")
+        each_step = e.emit(f"icmp ugt i64 {self.word(e, 'ragged')}, {self.word(e, 'by units')}")
+        T, offsets = self.word(e, "T"), self.word(e, "offsets", "ptr")
+        origin = e.load(e.at(offsets, "%origin", "i64"), "i64")
         following = e.integer_of("add", "%worker", 1)
-        first, end = (
-            e.integer_of("udiv", e.integer_of("mul", batch, w), "%workers") for w in ("%worker", following)
-        )
-        first = e.choose(by_units, "0", first, "i64")
-        count = e.choose(by_units, batch, e.integer_of("sub", end, first), "i64")
         ranges = {}
         for width in dict.fromkeys(stage.width for stage in self.stages):
             vectors = self.vectors(e, width)
@@ -174,24 +179,44 @@ class _Printer:
                 e.choose(by_units, ends[1], vectors, "i64"),
             )
 
+        def meet() -> None:
+            e.do("call void @meet(ptr %context, i64 %workers)")
+
         def step(s: str, _: list[str]) -> list[str]:
+            t = e.choose(backwards, e.integer_of("sub", e.integer_of("sub", T, 1), s), s, "i64")
+            top, after, last = (
+                e.load(e.at(e.at(offsets, t, "i64"), str(k), "i64"), "i64") for k in range(3)
+            )
+            rows, going_on = e.integer_of("sub", after, top), e.integer_of("sub", last, after)
+            shares = (
+                e.integer_of("udiv", e.integer_of("mul", rows, w), "%workers") for w in ("%worker", following)
+            )
+            first, end = (
+                e.choose(by_units, every, share, "i64")
+                for every, share in zip(("0", rows), shares, strict=True)
+            )
+            middle = e.larger(first, e.smaller(end, going_on))
+            parts = (("false", first, middle), ("true", middle, end))
+            e.branch(each_step, meet)
             written: set[int | str] = {n.name for n in self.step.nodes if n.kind == "read"}
             if self._overwrites():
-                e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
+                e.branch(by_units, meet)
                 written.clear()
             for number, stage in enumerate(self.stages):
                 nodes = self.step.nodes  # a product has its matrix's name
                 operands = {nodes[k].name if nodes[k].kind == "read" else k for k in stage.operands}
                 if operands & written:
-                    e.branch(by_units, lambda: e.do("call void @meet(ptr %context, i64 %workers)"))
+                    e.branch(by_units, meet)
                     written.clear()
                 written |= set(stage.wanted)
                 v0, v1 = ranges[stage.width]
-                rows = f"i64 {first}, i64 {count}"
-                e.do(
-                    f"call void @stage_{number}(ptr %context, i64 {s}, i64 %origin, {rows}, "
-                    f"i64 {v0}, i64 {v1}, i64 %worker)"
-                )
+                for ends, begin, stop in parts:
+                    count = e.integer_of("sub", stop, begin)
+                    call = (
+                        f"call void @stage_{number}(ptr %context, i64 {s}, i64 {t}, i64 {origin}, i1 {ends}, "
+                        f"i64 {begin}, i64 {count}, i64 {v0}, i64 {v1}, i64 %worker)"
+                    )
+                    e.branch(e.emit(f"icmp sgt i64 {count}, 0"), lambda call=call: e.do(call))  # type: ignore[misc]
             return []
 
         e.loop("%begin", "%end", "1", step)
@@ -276,6 +301,7 @@ class _StagePrinter:
         for k in self.stage.reductions:
             touched |= {f"partial {k}": None, self.printer.names[k]: None}
         operands = {k: self._name(k) for k in self.stage.operands}
+        self._steps_beside()
         self.bases = {name: self._base(name) for name in (*touched, *operands.values())}
         self.vectors = {
             name: self.printer.word(e, f"vector {name}", "ptr")
@@ -324,22 +350,38 @@ class _StagePrinter:
         self._reduce()
         e.do("ret void")
 
+    def _steps_beside(self) -> None:
+        """The steps before and after this one in the order of the loop, and whether these rows have none."""
+        e = self.e
+        backwards = e.emit(f"icmp ne i64 {self.printer.word(e, 'reversed')}, 0")
+        begins = e.emit("icmp eq i64 %t, 0")
+        later, earlier = e.integer_of("add", "%t", 1), e.integer_of("sub", "%t", 1)
+        self.beside = {}
+        for name, in_time in (("behind", (earlier, later)), ("ahead", (later, earlier))):
+            none = tuple("%ends" if t == later else begins for t in in_time)
+            lacks = e.choose(backwards, none[1], none[0], "i1")
+            t = e.choose(backwards, in_time[1], in_time[0], "i64")
+            self.beside[name] = e.choose(lacks, "%t", t, "i64"), lacks
+
     def _base(self, name: str) -> tuple[str, str]:
         """The address of a place at this step and row 0, and its row stride."""
         e, where = self.e, self.printer.address(name)
         word = {w: self.printer.word(e, f"{name} {w}", "ptr" if w in ("pointer", "start") else "i64")
                 for w in where.words}  # fmt: skip
-        time = "%s"
-        if where.time == "chunk":
-            time = e.integer_of("sub", "%s", "%origin")
-        elif where.time != "whole":
-            time = e.integer_of("and", e.integer_of("add", "%s", int(where.time == "last")), 1)
-        pointer, row = e.at(word["pointer"], e.integer_of("mul", time, word["time"])), word["row"]
+        pointer, row = word["pointer"], word["row"]
+        if where.time in ("now", "last"):
+            turn = e.integer_of("and", e.integer_of("add", "%s", int(where.time == "last")), 1)
+            pointer = e.at(pointer, e.integer_of("mul", turn, word["turn"]))
+        else:
+            t, _ = self.beside.get(where.time, ("%t", ""))
+            first = e.load(e.at(self.printer.word(e, "offsets", "ptr"), t, "i64"), "i64")
+            if where.time == "chunk":
+                first = e.integer_of("sub", first, "%origin")
+            pointer = e.at(pointer, e.integer_of("mul", first, row))
         if where.start:
-            end = "0" if where.start == "first" else e.integer_of("sub", self.printer.word(e, "T"), 1)
-            here = e.emit(f"icmp eq i64 %s, {end}")
-            pointer = e.choose(here, word["start"], pointer, "ptr")
-            row = e.choose(here, word["start row"], row, "i64")
+            _, lacks = self.beside["ahead" if where.time == "ahead" else "behind"]
+            pointer = e.choose(lacks, word["start"], pointer, "ptr")
+            row = e.choose(lacks, word["start row"], row, "i64")
         return pointer, row
 
     def _at(self, name: str, row: str, column: str) -> str:

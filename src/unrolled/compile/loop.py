@@ -272,9 +272,9 @@ class Loop:
         for name in self.graph.states:
             whole = name == self.handed_on or not {name, f"new {name}"}.isdisjoint(kept)
             padded = name != self.handed_on
-            addresses[name] = Address("whole" if whole else "last", "first", padded)
-            addresses[f"new {name}"] = Address("whole" if whole else "now", "", padded)
-        addresses[f"new {self.handed_on}"] = Address("whole", "", False)
+            addresses[name] = Address("behind" if whole else "last", True, padded)
+            addresses[f"new {name}"] = Address("whole" if whole else "now", False, padded)
+        addresses[f"new {self.handed_on}"] = Address(padded=False)
         read = [k for k in saved if step.nodes[k].kind != "read"]
         return self._print(step, read, self._new, addresses, {}, "value")
 
@@ -282,7 +282,7 @@ class Loop:
         return Address(padded=not is_row(self.step, k))
 
     def _before(self, projected: Address, kept: set[str]) -> dict[str, Address]:
-        places = {f"before {k}": Address("whole", "", False) for k in (*self.direct, *self.given)}
+        places = {f"before {k}": Address(padded=False) for k in (*self.direct, *self.given)}
         whole = any(f"before {k}" in kept for k in self.projected)
         return places | {f"before {k}": Address() if whole else projected for k in self.projected}
 
@@ -308,16 +308,15 @@ class Loop:
         written = {f"next {s}": results[f"d_{s}"] for s in self.graph.states}
         for name in self.graph.states:
             padded = name != self.handed_on
-            addresses[name] = Address("whole", "last", padded)
-            addresses[f"new {name}"] = Address("whole", "", padded)
-            addresses[f"carry {name}"] = Address("last", "first")
+            addresses[name] = Address("ahead", True, padded)
+            addresses[f"new {name}"] = Address(padded=padded)
+            addresses[f"carry {name}"] = Address("last", True)
             addresses[f"next {name}"] = Address("now")
-        addresses[f"new {self.handed_on}"] = addresses[f"upstream {self.handed_on}"] = Address(
-            "whole", "", False
-        )
+        for place in ("new", "upstream"):
+            addresses[f"{place} {self.handed_on}"] = Address(padded=False)
         for k in (*self.direct, *self.given):
             if f"d_before {k}" in results:
-                addresses[f"d_before {k}"] = Address("whole", "", False)
+                addresses[f"d_before {k}"] = Address(padded=False)
                 written[f"d_before {k}"] = results[f"d_before {k}"]
         for d in (*self.columns, *self.operands):
             if d in results:

@@ -20,7 +20,6 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     """
     compiled = loop.forward if save else loop.inference
     plan = Plan(loop, compiled, sizes, sizes.reverse)
-    T, B = sizes.T, sizes.B
     plan.stage_panels()
     plan.vectors_of_step()
     _project(plan, save)
@@ -28,14 +27,10 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     for k in loop.saved if save else ():
         if loop.step.nodes[k].kind != "read":
             row = plan.row(loop.step.nodes[k].width)
-            plan.place(f"value {k}", plan.take("saved", T * B * row), B * row, row)
+            plan.place(f"value {k}", plan.take("saved", sizes.rows * row), row)
     plan.rest()
     for name in loop.graph.states:
-        width = plan.width(loop.graph.widths[name])
-        at, row = _end(plan, f"new {name}")
-        plan.job(
-            "end", "copy", source=at, source_row=row, to=At(f"end {name}"), to_row=width, rows=B, width=width
-        )
+        _copy_ends(plan, f"new {name}", f"start {name}", f"end {name}", plan.width(loop.graph.widths[name]))
     plan.meet("begin")
     plan.meet("before")
     plan.finish()
@@ -59,30 +54,29 @@ def saved_elements(loop: Loop, widths: Mapping[str, int], rows: int) -> int:
     return sum(in_lines(rows * row) for row in places)
 
 
-def _end(plan: Plan, name: str) -> tuple[At, int]:
-    """Where the last step left a value, and its row stride."""
-    kernel, T = plan.compiled.kernel, plan.sizes.T
-    at = plan._addresses[kernel.words[f"{name} pointer"]]
-    time = plan._words[kernel.words[f"{name} time"]]
-    turn = {"whole": T - 1, "now": (T - 1) % 2}[kernel.addresses[name].time]
-    return At(at.tensor, at.element + turn * time), plan._words[kernel.words[f"{name} row"]]
+def _copy_ends(plan: Plan, name: str, start: str, to: str, width: int) -> None:
+    """What is left of a value after the last step of each sequence."""
+    at, row = plan.places[name]
+    turn = plan.sizes.B * row if plan.compiled.kernel.addresses[name].time == "now" else 0
+    plan.job("end", "copy_ends", source=at, source_row=row, turn=turn, start=At(start), start_row=width,
+             to=At(to), to_row=width, width=width)  # fmt: skip
 
 
 def _project(plan: Plan, save: bool) -> None:
     """The products of the input, a chunk at a time, and what else is there before the loop."""
-    loop, sizes, B = plan.loop, plan.sizes, plan.sizes.B
+    loop, sizes = plan.loop, plan.sizes
     for k in (*loop.direct, *loop.given):
         width = plan.width(loop.whole.nodes[k].width)
-        plan.place(f"before {k}", At("x" if k in loop.direct else f"before {k}"), B * width, width)
+        plan.place(f"before {k}", At("x" if k in loop.direct else f"before {k}"), width)
     if not loop.projected:
         return
     row = plan.projected_row
     whole = any(plan.compiled.kernel.addresses.get(f"before {k}") == Address() for k in loop.projected)
-    rows = sizes.T * B if whole else plan.capacity
+    rows = sizes.rows if whole else plan.capacity
     at = plan.take("saved" if whole and save else "work", rows * row)
     column = 0
     for k in loop.projected:
-        plan.place(f"before {k}", At(at.tensor, at.element + column), B * row, row)
+        plan.place(f"before {k}", At(at.tensor, at.element + column), row)
         column += loop.padded(plan.width(loop.whole.nodes[k].width))
     if sizes.tokens:
         plan.job(
@@ -100,7 +94,7 @@ def _project(plan: Plan, save: bool) -> None:
 
 def _states(plan: Plan, workspace: str) -> None:
     """Where states are, old and new: the outputs, the workspace, or two rows in turn."""
-    loop, (T, B) = plan.loop, (plan.sizes.T, plan.sizes.B)
+    loop = plan.loop
     addresses = plan.compiled.kernel.addresses
     handed_on = loop.step.nodes[loop.step.results[loop.handed_on]].width
     for name in loop.graph.states:
@@ -112,22 +106,16 @@ def _states(plan: Plan, workspace: str) -> None:
         where = addresses.get(f"new {name}") or addresses.get(name)
         if where is None:
             continue
-        if where.time == "whole":
-            _shifted(plan, name, plan.take(workspace, T * B * row), B * row, row)
+        if where.time in ("whole", "behind"):
+            at = plan.take(workspace, plan.sizes.rows * row)
+            for place in (name, f"new {name}"):
+                plan.place(place, at, row)
         else:
             plan.turns(f"new {name}", row, name)
     width = plan.width(handed_on)
+    plan.place(f"new {loop.handed_on}", At("y"), width)
     if loop.handed_on in loop.graph.states:
-        _shifted(plan, loop.handed_on, At("y"), B * width, width)
-    else:
-        plan.place(f"new {loop.handed_on}", At("y"), B * width, width)
-
-
-def _shifted(plan: Plan, name: str, at: At, time: int, row: int) -> None:
-    """A state in a place of all steps: the new one, and the old one a step behind it."""
-    plan.place(f"new {name}", at, time, row)
-    behind = -time if not plan.sizes.reverse else time
-    plan.place(name, At(at.tensor, at.element + behind), time, row)
+        plan.place(loop.handed_on, At("y"), width)
 
 
 def backward_plan(loop: Loop, forward: Plan) -> Plan:
@@ -139,14 +127,13 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
     sizes = forward.sizes
     compiled = loop.backward
     plan = Plan(loop, compiled, sizes, not sizes.reverse)
-    B = sizes.B
     plan.stage_panels()
     plan.vectors_of_step()
     for name in loop.reads:
         if name in forward.places:
             plan.place(name, *forward.places[name])
     width = plan.width(loop.step.nodes[loop.step.results[loop.handed_on]].width)
-    plan.place(f"upstream {loop.handed_on}", At("d_y"), B * width, width)
+    plan.place(f"upstream {loop.handed_on}", At("d_y"), width)
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         plan.start(name, f"start {name}", width)
@@ -154,7 +141,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         plan.turns(f"next {name}", loop.padded(width), f"carry {name}")
     for k in (*loop.direct, *loop.given):
         width = plan.width(loop.whole.nodes[k].width)
-        plan.place(f"d_before {k}", At("d_x" if k in loop.direct else f"d_before {k}"), B * width, width)
+        plan.place(f"d_before {k}", At("d_x" if k in loop.direct else f"d_before {k}"), width)
     columns, row = _side_by_side(plan, loop.columns)
     for operand in loop.operands:
         _side_by_side(plan, (operand,))
@@ -180,9 +167,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         _matrix_gradients(plan, columns, row)
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
-        at, stride = _end(plan, f"next {name}")
-        plan.job("end", "copy", source=at, source_row=stride, to=At(f"d_start {name}"), to_row=width, rows=B,
-                 width=width)  # fmt: skip
+        _copy_ends(plan, f"next {name}", f"d_end {name}", f"d_start {name}", width)
     plan.meet("begin")
     plan.meet("after")
     plan.finish()
@@ -202,7 +187,7 @@ def _side_by_side(plan: Plan, names: tuple[str, ...]) -> tuple[int, int]:
     at = plan.take("work", plan.capacity * row)
     column = 0
     for name in names:
-        plan.place(name, At(at.tensor, at.element + column), plan.sizes.B * row, row)
+        plan.place(name, At(at.tensor, at.element + column), row)
         column += _width_of_result(plan, name)
     if any(name not in plan.compiled.step.results for name in names):  # nothing depends on it
         plan.job("begin", "clear", to=at, count=plan.capacity * row)
@@ -234,14 +219,12 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         if name == INPUT:
             at, stride, words = At("x"), width, {"shift": 0, "whole": 1}
         else:
-            at, time, stride = plan.places[name]
-            whole = plan.loop.backward.kernel.addresses.get(name, Address()).time == "whole"
+            at, stride = plan.places[name]
+            whole = plan.loop.backward.kernel.addresses.get(name, Address()).time != "chunk"
             words = {"shift": 0, "whole": int(whole)}
         start: At = at
         if name in loop.graph.states:
-            behind = -1 if plan.sizes.reverse else 1
-            at = At(at.tensor, at.element + behind * time)
-            words["shift"], start = behind, At(f"start {name}")
+            words["shift"], start = -1 if plan.sizes.reverse else 1, At(f"start {name}")
         plan.job(
             "after", "gather_rows", source=at, source_row=stride, start=start,
             start_row=width if name in loop.graph.states else 0, width=width, to=to, capacity=capacity,

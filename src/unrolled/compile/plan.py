@@ -41,6 +41,7 @@ class Sizes:
     widths: what each width symbol is.
     parts: for each parameter of the loop, the tensor it is in and its first element there.
     tokens: whether the input is token numbers.
+    steps: the steps of all sequences together; None where each has T.
     """
 
     T: int
@@ -52,6 +53,16 @@ class Sizes:
     threads: int
     needs_x: bool
     needs_parameters: bool
+    steps: int | None = None
+
+    @property
+    def ragged(self) -> bool:
+        return self.steps is not None
+
+    @property
+    def rows(self) -> int:
+        """The rows of a place of all steps."""
+        return self.T * self.B if self.steps is None else self.steps
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class Plan:
 
     Attributes:
         size: the elements of each workspace, `saved` and `work`, by name.
-        places: where values are, at step 0 of the sequence, and their time and row strides.
+        places: where values are, at the first row of step 0, and their row strides.
         workers: how many threads carry it out.
     """
 
@@ -76,10 +87,10 @@ class Plan:
         self.compiled = compiled
         self.sizes = sizes
         self.size = {"saved": 0, "work": 0}
-        self.places: dict[str, tuple[At, int, int]] = {}
+        self.places: dict[str, tuple[At, int]] = {}
         T, B = sizes.T, sizes.B
         products = sum(math.prod(map(self.width, p.shape)) for p in loop.graph.parameters.values())
-        self.workers = 1 if T * B * products < SMALL else sizes.threads
+        self.workers = 1 if sizes.rows * products < SMALL else sizes.threads
         by_units = self.workers > 1 and FEW * self.workers > B and not loop.reduces
         if not by_units:
             self.workers = min(self.workers, B)
@@ -89,6 +100,9 @@ class Plan:
         self._addresses: dict[int, At] = {}
         self._header(T=T, B=B, chunk=self.chunk, reversed=backwards)
         self._words[HEADER["by units"]] = by_units
+        self._words[HEADER["ragged"]] = sizes.ragged
+        for name in ("offsets", "lengths"):
+            self._addresses[HEADER[name]] = At(name)
         self._words[HEADER["steps"]] = compiled.program.address("steps")
         self._lists: dict[str, list[tuple[str, dict[str, int | At]]]] = {
             name: [] for name in ("begin", "before", "after", "end")
@@ -127,20 +141,16 @@ class Plan:
         """The elements of a row: whole vectors, or one number."""
         return 1 if symbol == PER_ROW else self.loop.padded(self.width(symbol))
 
-    def place(self, name: str, at: At, time: int, row: int) -> None:
-        """Where the kernel finds a value, if it uses it at all. `at` is step 0 of the sequence; the loop may
-        begin at its other end."""
-        self.places[name] = at, time, row
+    def place(self, name: str, at: At, row: int, turn: int = 0) -> None:
+        """Where the kernel finds a value, if it uses it at all: at the first row of step 0, or of the chunk,
+        or in two places in turn, `turn` apart."""
+        self.places[name] = at, row
         if f"{name} pointer" not in self.compiled.kernel.words:
             return
-        where = self.compiled.kernel.addresses[name]
-        begin = at.element
-        if where.time in ("whole", "chunk") and self._words[HEADER["reversed"]]:
-            begin += (self.sizes.T - 1) * time if where.time == "whole" else 0
-            time = -time
-        self.word(f"{name} pointer", At(at.tensor, begin))
-        self.word(f"{name} time", time)
+        self.word(f"{name} pointer", at)
         self.word(f"{name} row", row)
+        if f"{name} turn" in self.compiled.kernel.words:
+            self.word(f"{name} turn", turn)
 
     def start(self, name: str, tensor: str, row: int) -> None:
         """Where a value is at the step that has none before it."""
@@ -153,7 +163,7 @@ class Plan:
         rows = self.sizes.B * row
         at = self.take("work", 2 * rows)
         for each in (name, *others):
-            self.place(each, at, rows, row)
+            self.place(each, at, row, rows)
         return at
 
     def rest(self) -> None:

@@ -19,6 +19,7 @@ from unrolled.compile.step import run_to
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
+from unrolled.rows import Rows
 
 PLANS = 256
 """Plans kept for each loop; the oldest go first."""
@@ -63,6 +64,11 @@ class Prepared:
         return frozenset(idle)
 
     @cached_property
+    def equal(self) -> Rows:
+        """Sequences that all have T steps."""
+        return Rows(torch.full((self.sizes.B,), self.sizes.T, device="cpu"))
+
+    @cached_property
     def start(self) -> list[Tensor]:
         """The states before the first step, where none are given."""
         graph = self.loop.graph
@@ -89,11 +95,12 @@ class Prepared:
             given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype, device="cpu"))
         return given
 
-    def forward(self, given: Sequence[Tensor], save: bool) -> list[Tensor]:
+    def forward(self, given: Sequence[Tensor], save: bool, rows: Rows | None = None) -> list[Tensor]:
         """What the cell hands on (T, B, W), the final states, and what the backward pass reads besides.
 
         Args:
             given: the tensors of `names`.
+            rows: the sequences, where not all have T steps.
 
         Raises:
             InputError: a token is none of the words.
@@ -104,6 +111,8 @@ class Prepared:
         for name, shape in self.shapes.items():
             if name == "y" or name.startswith("end "):
                 tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
+        rows = rows or self.equal
+        tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
         plan.run(plan.addresses(tensors))
@@ -116,11 +125,14 @@ class Prepared:
         saved: Tensor,
         upstream: Sequence[Tensor | None],
         needed: Sequence[bool],
+        rows: Rows | None = None,
     ) -> list[Tensor | None]:
         """The gradients of `given` where they are needed, from those of y and the final states."""
         loop, names, shapes = self.loop, self.names, self.shapes
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
+        rows = rows or self.equal
+        tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
         tensors |= {"y": y, "saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         for name, d in zip(("y", *(f"end {name}" for name in loop.graph.states)), upstream, strict=True):
             tensors[f"d_{name}"] = in_memory(y.new_zeros(shapes[name]) if d is None else d)
@@ -144,10 +156,10 @@ class Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, prepared: Prepared, save: bool, *given: Tensor) -> Any:
-        *results, saved = prepared.forward(given, save)
+    def forward(ctx: Any, prepared: Prepared, rows: Rows | None, save: bool, *given: Tensor) -> Any:
+        *results, saved = prepared.forward(given, save, rows)
         if save:
-            ctx.prepared = prepared
+            ctx.prepared, ctx.rows = prepared, rows
             ctx.save_for_backward(*given, results[0], saved)
             ctx.set_materialize_grads(False)
         return tuple(results)
@@ -157,8 +169,9 @@ class Recurrence(torch.autograd.Function):
         *given, y, saved = ctx.saved_tensors
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
-            return (None, None, *again(ctx.prepared, given, upstream))
-        return (None, None, *ctx.prepared.backward(given, y, saved, upstream, ctx.needs_input_grad[2:]))
+            return (None, None, None, *again(ctx.prepared, given, upstream, ctx.rows))
+        needed = ctx.needs_input_grad[3:]
+        return (None, None, None, *ctx.prepared.backward(given, y, saved, upstream, needed, ctx.rows))
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -167,7 +180,7 @@ def in_memory(tensor: Tensor) -> Tensor:
 
 
 def again(
-    prepared: Prepared, given: Sequence[Tensor], upstream: Sequence[Tensor | None]
+    prepared: Prepared, given: Sequence[Tensor], upstream: Sequence[Tensor | None], rows: Rows | None = None
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
@@ -187,14 +200,17 @@ def again(
             before[k] = F.linear(x, matrix) if x.is_floating_point() else F.embedding(x, matrix.t())
         before |= {k: tensors[f"before {k}"] for k in loop.given} | dict.fromkeys(loop.direct, x)
         states = {name: tensors[f"start {name}"] for name in loop.graph.states}
-        outputs = []
-        order = range(x.shape[0])
-        for t in reversed(order) if prepared.sizes.reverse else order:
-            read = states | {f"before {k}": value[t] for k, value in before.items()}
+        if rows is None:
+            before = {k: value.flatten(0, 1) for k, value in before.items()}
+
+        def step(t: int, first: int, end: int, now: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+            read = {**now, **{f"before {k}": value[first:end] for k, value in before.items()}}
             done = loop.step.run(read, parameters)
-            states = {name: done[loop.step.results[name]] for name in states}
-            outputs.append(done[loop.step.results[loop.handed_on]])
-        y = torch.stack(outputs[::-1] if prepared.sizes.reverse else outputs)
+            results = loop.step.results
+            return {name: done[results[name]] for name in now}, done[results[loop.handed_on]]
+
+        outputs, states = (rows or prepared.equal).walk(states, prepared.sizes.reverse, step)
+        y = torch.stack(outputs) if rows is None else torch.cat(outputs)
         pairs = [(o, d) for o, d in zip((y, *states.values()), upstream, strict=True) if d is not None]
         needing = [t for t in given if t.requires_grad]
         gradients = iter(
@@ -210,6 +226,7 @@ def recur(
     x: Tensor,
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
+    rows: Rows | None,
     reverse: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The outputs (T, B, W) and final states of a cell's graph over a sequence, by compiled code."""
@@ -223,12 +240,12 @@ def recur(
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
     needs = x.requires_grad, learning
-    prepared = prepared_for(loop, x, state, tensors, parameters, names, reverse, needs)
+    prepared = prepared_for(loop, x, state, tensors, parameters, names, rows, reverse, needs)
     x, before = inputs_of(loop, x, parameters)
     states = prepared.start if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
-    y, *ends = Recurrence.apply(prepared, save, *arguments)  # type: ignore[no-untyped-call]
+    y, *ends = Recurrence.apply(prepared, rows, save, *arguments)  # type: ignore[no-untyped-call]
     return y, dict(zip(graph.states, ends, strict=True))
 
 
@@ -249,6 +266,7 @@ def prepared_for(
     tensors: Sequence[Tensor],
     parameters: Mapping[str, Tensor],
     names: object,
+    rows: Rows | None,
     reverse: bool,
     needs: tuple[bool, bool],
 ) -> Prepared:
@@ -260,13 +278,13 @@ def prepared_for(
         needs: whether gradients of x and of the parameters are wanted.
     """
     key = (
-        x.shape, x.dtype, needs, reverse, torch.get_num_threads(), names,
+        x.shape, x.dtype, needs, rows and (rows.T, rows.B), reverse, torch.get_num_threads(), names,
         *(t.shape for t in (tensors if state is None else (*state.values(), *tensors))),
         *(parameters[name].shape for name in loop.elsewhere if name in parameters),
     )  # fmt: skip
     prepared: Prepared | None = loop.prepared.get(key)
     if prepared is None:
-        prepared = loop.prepared[key] = prepare(loop, x, state, parameters, reverse, *needs)
+        prepared = loop.prepared[key] = prepare(loop, x, state, parameters, rows, reverse, *needs)
         if len(loop.prepared) > PLANS:
             loop.prepared.pop(next(iter(loop.prepared)), None)
     return prepared
@@ -277,6 +295,7 @@ def prepare(
     x: Tensor,
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
+    rows: Rows | None,
     reverse: bool,
     needs_x: bool,
     learning: bool,
@@ -287,8 +306,12 @@ def prepare(
         InputError: a shape does not fit.
     """
     graph = loop.graph
-    widths = _widths(graph, x, state, parameters)
-    T, B = x.shape[:2]
+    axes = 2 if rows is None else 1
+    if x.ndim != axes + x.is_floating_point() or not x.numel():
+        layout = "(T, B, D), or (T, B) for tokens" if rows is None else "(N, D), or (N,) for tokens"
+        raise InputError(f"x has shape {tuple(x.shape)}, expected {layout}, none of them 0")
+    T, B = x.shape[:2] if rows is None else (rows.T, rows.B)
+    widths = _widths(graph, x, B, state, parameters)
     parts: dict[str, tuple[int, int]] = {}
     tensors: list[Tensor] = []
     if isinstance(parameters, Stacked):
@@ -303,17 +326,18 @@ def prepare(
     shapes: dict[str, tuple[int, ...]] = {}
     if x.is_floating_point():
         shapes["x"] = tuple(x.shape)
-    shapes |= {f"before {k}": (T, B, widths[loop.whole.nodes[k].width]) for k in loop.given}
+    leading = tuple(x.shape[:axes])
+    shapes |= {f"before {k}": (*leading, widths[loop.whole.nodes[k].width]) for k in loop.given}
     for name in graph.states:
         shapes[f"start {name}"] = shapes[f"end {name}"] = (B, widths[graph.widths[name]])
-    shapes["y"] = (T, B, widths[loop.step.nodes[loop.step.results[loop.handed_on]].width])
+    shapes["y"] = (*leading, widths[loop.step.nodes[loop.step.results[loop.handed_on]].width])
     shapes |= {f"parameter {k}": tuple(t.shape) for k, t in enumerate(tensors)}
     if missing := [name for name in loop.parameters if name not in parts]:
         shapes[f"parameter {len(tensors)}"] = (max(widths.values()),)
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), needs_x, learning,
+        torch.get_num_threads(), needs_x, learning, rows and rows.steps,
     )  # fmt: skip
     prepared = Prepared(loop, sizes, shapes)
     prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None
@@ -321,7 +345,7 @@ def prepare(
 
 
 def _widths(
-    graph: Graph, x: Tensor, state: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]
+    graph: Graph, x: Tensor, B: int, state: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor]
 ) -> dict[str, int]:
     """What the width symbols are; kernels trust them, so everything is held to them here.
 
@@ -329,16 +353,12 @@ def _widths(
         InputError: a shape does not fit.
     """
     sizes = graph.sizes(parameters)
-    if x.ndim != 2 + x.is_floating_point() or not x.numel():
-        raise InputError(
-            f"x has shape {tuple(x.shape)}, expected (T, B, D), or (T, B) for tokens, none of them 0"
-        )
     if x.is_floating_point():
-        width = sizes.setdefault(graph.widths[graph.inputs[0]], x.shape[2])
-        if x.shape[2] != width:
-            raise InputError(f"x has width {x.shape[2]}, but its matrices have {width} columns")
+        width = sizes.setdefault(graph.widths[graph.inputs[0]], x.shape[-1])
+        if x.shape[-1] != width:
+            raise InputError(f"x has width {x.shape[-1]}, but its matrices have {width} columns")
     for name, value in (state or {}).items():
         width = sizes.setdefault(graph.widths[name], value.shape[-1])
-        if value.shape != (x.shape[1], width):
-            raise InputError(f"state {name!r} has shape {tuple(value.shape)}, expected {(x.shape[1], width)}")
+        if value.shape != (B, width):
+            raise InputError(f"state {name!r} has shape {tuple(value.shape)}, expected {(B, width)}")
     return sizes

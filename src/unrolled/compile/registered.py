@@ -8,6 +8,7 @@ the forward pass saves as its last result. A graph that was kept therefore runs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -23,13 +24,15 @@ from unrolled.compile.recurrence import Prepared, again, in_memory, inputs_of, p
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
+from unrolled.rows import Rows
 
 LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
 
-Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]
-"""x, what is given before the loop, the initial states, and the tensors of the parameters."""
+Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+"""x, what is given before the loop, the initial states, the tensors of the parameters, and the lengths and
+offsets of sequences where not all have the same."""
 
-_TENSORS: Final = "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters"
+_TENSORS: Final = "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows"
 _RESULTS: Final = "Tensor y, Tensor saved, Tensor?[] upstream"
 for _schema in (
     f"recurrence(str graph, str layout, bool reverse, bool save, {_TENSORS}) -> Tensor[]",
@@ -44,10 +47,11 @@ def recur_in_graph(
     x: Tensor,
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
+    rows: Rows | None,
     reverse: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What `recurrence.recur` does, as a call of the operator; torch.compile traces this."""
-    state = state or graph.start(x.shape[1], parameters)
+    state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
     states = [state[name] for name in graph.states]
     stacked = parameters if isinstance(parameters, Stacked) and parameters.layout is not None else None
     stacked = stacked or Stacked.of(graph.parameters, parameters)
@@ -55,8 +59,9 @@ def recur_in_graph(
     x, before = inputs_of(_loop(graph.key, states[0].dtype), x, parameters)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     y, *ends, _ = torch.ops.unrolled.recurrence(
-        graph.key, stacked.layout, reverse, save, x, before, states, tensors
-    )
+        graph.key, stacked.layout, reverse, save, x, before, states, tensors,
+        [] if rows is None else [rows.lengths, rows.offsets],
+    )  # fmt: skip
     return y, dict(zip(graph.states, ends, strict=True))
 
 
@@ -85,17 +90,18 @@ def _parts(layout: str, heights: tuple[int, ...]) -> dict[str, tuple[int, int, i
 
 def _prepared(
     graph: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: Tensors
-) -> tuple[Prepared, list[Tensor]]:
-    """The plans for these tensors, and the tensors that they take."""
-    x, before, states, parameters = tensors
+) -> tuple[Prepared, list[Tensor], Rows | None]:
+    """The plans for these tensors, the tensors that they take, and the sequences."""
+    x, before, states, parameters, of_rows = tensors
+    rows = Rows(*of_rows) if of_rows else None
     loop = _loop(graph, states[0].dtype)
     given = [x, *before, *states, *parameters]
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
         raise InputError(f"a graph was made for tensors of one dtype, but has {loop.dtype} and {odd[0]}")
     stacked = Stacked(tuple(parameters), _parts(layout, tuple(t.shape[0] for t in parameters)))
     state = dict(zip(loop.graph.states, states, strict=True))
-    prepared = prepared_for(loop, x, state, parameters, stacked, layout, reverse, needs)
-    return prepared, prepared.complete([in_memory(t) for t in given])
+    prepared = prepared_for(loop, x, state, parameters, stacked, layout, rows, reverse, needs)
+    return prepared, prepared.complete([in_memory(t) for t in given]), rows
 
 
 @torch.library.impl(LIBRARY, "recurrence", "CPU")
@@ -103,26 +109,26 @@ def _forward(graph: str, layout: str, reverse: bool, save: bool, *tensors: Any) 
     if forward_ad._current_level >= 0:  # results without tangents would count as constant
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
     needs = save and tensors[0].is_floating_point(), save
-    prepared, given = _prepared(graph, layout, reverse, needs, tensors)
-    return prepared.forward(given, save)
+    prepared, given, rows = _prepared(graph, layout, reverse, needs, tensors)
+    return prepared.forward(given, save, rows)
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(graph: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
-    x, _, states, _ = tensors
+    x, _, states, _, of_rows = tensors
     loop = _loop(graph, states[0].dtype)
-    (T, B), widths = x.shape[:2], _widths(loop.graph, layout, tensors)
-    saved = saved_elements(loop, widths, T * B) if save else 0
-    shapes = (T, B, widths[loop.graph.output_width]), *(state.shape for state in states), (saved,)
+    leading, widths = x.shape[: 1 if of_rows else 2], _widths(loop.graph, layout, tensors)
+    saved = saved_elements(loop, widths, math.prod(leading)) if save else 0
+    shapes = (*leading, widths[loop.graph.output_width]), *(state.shape for state in states), (saved,)
     return [states[0].new_empty(shape) for shape in shapes]
 
 
 def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
     """What the width symbols are. Nothing is compared: sizes may be symbols of torch's own."""
-    x, _, states, parameters = tensors
+    x, _, states, parameters, _ = tensors
     found = {graph.widths[name]: state.shape[1] for name, state in zip(graph.states, states, strict=True)}
     if x.is_floating_point():
-        found.setdefault(graph.widths[graph.inputs[0]], x.shape[2])
+        found.setdefault(graph.widths[graph.inputs[0]], x.shape[-1])
     for text, tensor in zip(layout.split("|"), parameters, strict=False):
         names = text.split()
         sizes = tensor.shape[0] // len(names), *tensor.shape[1:]
@@ -135,12 +141,14 @@ def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
 def _backward(
     graph: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
 ) -> list[Tensor]:
-    x, before, states, parameters, y, saved, upstream = rest
+    x, before, states, parameters, of_rows, y, saved, upstream = rest
     needs = needs_x, needs_parameters
-    prepared, given = _prepared(graph, layout, reverse, needs, (x, before, states, parameters))
+    prepared, given, rows = _prepared(
+        graph, layout, reverse, needs, (x, before, states, parameters, of_rows)
+    )
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    return [d for d in prepared.backward(given, y, saved, upstream, needed) if d is not None]
+    return [d for d in prepared.backward(given, y, saved, upstream, needed, rows) if d is not None]
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
@@ -156,9 +164,9 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *ctx.how, ctx.save, x, before, states, parameters = inputs
-    ctx.counts = len(before), len(states), len(parameters)
-    ctx.save_for_backward(x, *before, *states, *parameters, output[0], output[-1])
+    *ctx.how, ctx.save, x, before, states, parameters, rows = inputs
+    ctx.counts = len(before), len(states), len(parameters), len(rows)
+    ctx.save_for_backward(x, *before, *states, *parameters, *rows, output[0], output[-1])
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)
 
@@ -170,12 +178,12 @@ def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
     x, *others, y, saved = ctx.saved_tensors
     tensors = x, *_split(others, ctx.counts)
     needs_x, *asked = ctx.needs_input_grad[4:]
-    needs = needs_x, any(asked[-1])
+    needs = needs_x, any(asked[-2])
     upstream = list(upstream[:-1])
     if torch.is_grad_enabled():
         graph, layout, reverse = ctx.how
-        prepared, given = _prepared(graph, layout, reverse, needs, tensors)
-        d_x, *rest = again(prepared, given, upstream)
+        prepared, given, rows = _prepared(graph, layout, reverse, needs, tensors)
+        d_x, *rest = again(prepared, given, upstream, rows)
     else:
         found = torch.ops.unrolled.recurrence_backward(*ctx.how, *needs, *tensors, y, saved, upstream)
         d_x, *rest = found if needs_x else (None, *found)

@@ -98,10 +98,8 @@ do:
   %mirror = sub i64 %T, %s_end
   %begin = select i1 %reversed, i64 %mirror, i64 %s
   %end = select i1 %reversed, i64 %mirror_end, i64 %s_end
-  %s_last = sub i64 %s_end, 1
-  %origin = select i1 %reversed, i64 %s_last, i64 %s
   call void @carry_out(ptr %context, i64 {HEADER["before"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
-  call void %steps(ptr %context, i64 %s, i64 %s_end, i64 %origin, i64 %worker, i64 %workers)
+  call void %steps(ptr %context, i64 %s, i64 %s_end, i64 %begin, i64 %worker, i64 %workers)
   call void @meet(ptr %context, i64 %workers)
   call void @carry_out(ptr %context, i64 {HEADER["after"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
   br label %head
