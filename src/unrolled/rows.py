@@ -22,7 +22,7 @@ class Rows:
 
     Args:
         lengths: how many steps each has, none or more; (B,) whole numbers that do not rise.
-        offsets: (T + 2,): the first row of each step, and twice the number of all rows; computed if not given.
+        offsets: (T + 2,): each step's first row, and twice the number of all; computed if not given.
     """
 
     def __init__(self, lengths: Tensor, offsets: Tensor | None = None) -> None:

@@ -30,8 +30,22 @@ from unrolled.compile.machine import machine
 HEADER: Final = {
     name: place
     for place, name in enumerate(
-        ("steps", "T", "B", "chunk", "reversed", "by units", "begin", "before", "after", "end", "fault",
-         "offsets", "lengths", "ragged")
+        (
+            "steps",
+            "T",
+            "B",
+            "chunk",
+            "reversed",
+            "by units",
+            "begin",
+            "before",
+            "after",
+            "end",
+            "fault",
+            "offsets",
+            "lengths",
+            "ragged",
+        )
     )
 } | {"arrived": 16, "meeting": 24}
 """The first words of a context. What workers write lies on cache lines of its own."""

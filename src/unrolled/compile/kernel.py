@@ -184,9 +184,7 @@ class _Printer:
 
         def step(s: str, _: list[str]) -> list[str]:
             t = e.choose(backwards, e.integer_of("sub", e.integer_of("sub", T, 1), s), s, "i64")
-            top, after, last = (
-                e.load(e.at(e.at(offsets, t, "i64"), str(k), "i64"), "i64") for k in range(3)
-            )
+            top, after, last = (e.load(e.at(e.at(offsets, t, "i64"), str(k), "i64"), "i64") for k in range(3))
             rows, going_on = e.integer_of("sub", after, top), e.integer_of("sub", last, after)
             shares = (
                 e.integer_of("udiv", e.integer_of("mul", rows, w), "%workers") for w in ("%worker", following)

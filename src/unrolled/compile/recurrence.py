@@ -337,7 +337,7 @@ def prepare(
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), needs_x, learning, rows and rows.steps,
+        torch.get_num_threads(), needs_x, learning, None if rows is None else rows.steps,
     )  # fmt: skip
     prepared = Prepared(loop, sizes, shapes)
     prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None

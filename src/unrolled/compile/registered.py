@@ -143,9 +143,7 @@ def _backward(
 ) -> list[Tensor]:
     x, before, states, parameters, of_rows, y, saved, upstream = rest
     needs = needs_x, needs_parameters
-    prepared, given, rows = _prepared(
-        graph, layout, reverse, needs, (x, before, states, parameters, of_rows)
-    )
+    prepared, given, rows = _prepared(graph, layout, reverse, needs, (x, before, states, parameters, of_rows))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
     return [d for d in prepared.backward(given, y, saved, upstream, needed, rows) if d is not None]

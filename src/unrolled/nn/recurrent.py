@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.errors import InputError
@@ -88,9 +90,15 @@ class Recurrent(RecurrentStack):
         self.reset_parameters()
 
     def forward(
-        self, x: Tensor, state: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.run(x, state)
+        self,
+        x: Tensor | PackedSequence,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """See `run`."""
+        return self.run(x, state, lengths, resets)
 
     def parameters_of(self, suffix: str) -> dict[str, Tensor]:
         return {name: getattr(module, last) for name, module, last in self._places[suffix]}

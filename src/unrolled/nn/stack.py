@@ -5,14 +5,17 @@ A subclass says where the parameters of one layer and direction are; the rest is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.errors import InputError
+from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
 from unrolled.scan import scan
 
 
@@ -94,13 +97,23 @@ class RecurrentStack(nn.Module):
             for name, size in self.state_sizes.items()
         }
 
-    def run(self, x: Tensor, state: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def run(
+        self,
+        x: Tensor | PackedSequence,
+        state: Mapping[str, Tensor] | None,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Run all layers.
 
         Args:
             x: (T, B, D), or (B, T, D) with `batch_first`, or (T, D) without a batch; integers without the
-                last axis are token numbers.
+                last axis are token numbers. Or a `PackedSequence` of either.
             state: by name, each (layers * directions, B, H), without B if x has no batch; None for the start.
+            lengths: how many steps each sequence has, from 0 to T; what is beyond is not read, and outputs
+                there are 0. Final states are those after the last step of each.
+            resets: bools, (T, B) in the layout of x: before a marked step the state returns to its initial
+                value, and no gradient crosses. To a layer that runs backwards it does so after that step.
 
         Returns:
             the last layer's outputs in the layout of x, and the final states by name.
@@ -108,36 +121,75 @@ class RecurrentStack(nn.Module):
         Raises:
             InputError: something does not fit; the message names it.
         """
+        if isinstance(x, PackedSequence):
+            if lengths is not None or resets is not None:
+                raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
+            self._check_input(x.data, "N")
+            packed = Packed(x)
+            given = self._given(state, packed.B, batched=True)
+            y, end = self._layers(x.data, given, packed)
+            return packed.unpack(y), end
         if not isinstance(x, Tensor):
             raise InputError(f"x is a {type(x).__name__}, expected a tensor")
-        tokens = not x.is_floating_point()
-        axes = x.ndim + tokens
-        self._check_input(x, tokens, axes)
-        batched = axes == 3
+        batched = self._check_input(x, "B, T" if self.batch_first else "T, B")
         if not batched:
             x = x.unsqueeze(1)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        given = None
-        if state is not None:
-            given = self._check_state(state, x.shape[1], batched)
-        elif not self._parameters_tell:
-            given = self.initial_state(x.shape[1])
+        given = self._given(state, x.shape[1], batched)
+        packing = None
+        if lengths is not None or resets is not None:
+            packing = self._packing(x, lengths, resets, batched)
+        y, end = self._layers(x if packing is None else packing.pack(x), given, packing)
+        if packing is not None:
+            y = packing.unpack(y)
+        if not batched:
+            return y.squeeze(1), {name: value.squeeze(1) for name, value in end.items()}
+        return y.transpose(0, 1) if self.batch_first else y, end
+
+    def _packing(self, x: Tensor, lengths: object, resets: Tensor | None, batched: bool) -> Packing | None:
+        """How x (T, B, ...) is packed; None where nothing is left out and nothing begins anew."""
+        if not batched:
+            raise InputError("lengths and resets are those of a batch, but x has none: use x.unsqueeze")
+        T, B = x.shape[:2]
+        if lengths is not None:
+            lengths = checked_lengths(lengths, T, B)
+        if resets is not None:
+            resets = checked_resets(resets, (B, T) if self.batch_first else (T, B))
+            resets = resets.t() if self.batch_first else resets
+        elif lengths is not None and bool((lengths == T).all()):
+            return None
+        return Packing(T, B, lengths, resets)
+
+    def _layers(
+        self, x: Tensor, given: Mapping[str, Tensor] | None, packing: Packing | Packed | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run all layers on rows, packed or not; the outputs, and the final states of the batch."""
         finals: list[dict[str, Tensor]] = []
+        initial = None if packing is None or given is None else self.initial_state(packing.B)
         for layer in range(self.num_layers):
             if layer and self.dropout:
                 x = F.dropout(x, self.dropout, self.training)
             outputs = []
-            for reverse in range(1 + self.bidirectional):
+            for reverse in map(bool, range(1 + self.bidirectional)):
                 place = len(finals)
+                state = {name: value[place] for name, value in given.items()} if given else None
+                if packing is not None and state is not None and initial is not None:
+                    state = {
+                        name: packing.start(value, initial[name][place], reverse)
+                        for name, value in state.items()
+                    }
                 y, final = scan(
                     self.cell,
                     x,
-                    {name: value[place] for name, value in given.items()} if given else None,
+                    state,
                     self.parameters_of(self.suffixes[place]),
-                    reverse=bool(reverse),
+                    rows=None if packing is None else packing.rows,
+                    reverse=reverse,
                     backend=self.backend,
                 )
+                if packing is not None:
+                    final = {name: packing.end(value, reverse) for name, value in final.items()}
                 outputs.append(y)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
@@ -145,22 +197,32 @@ class RecurrentStack(nn.Module):
             name: torch.stack([f[name] for f in finals]) if finals[1:] else finals[0][name].unsqueeze(0)
             for name in self.cell.states
         }
-        if not batched:
-            return x.squeeze(1), {name: value.squeeze(1) for name, value in end.items()}
-        return x.transpose(0, 1) if self.batch_first else x, end
+        return x, end
 
-    def _check_input(self, x: Tensor, tokens: bool, axes: int) -> None:
-        layout = ("B, T" if self.batch_first else "T, B") + ("" if tokens else f", {self.input_size}")
+    def _given(
+        self, state: Mapping[str, Tensor] | None, batch: int, batched: bool
+    ) -> dict[str, Tensor] | None:
+        """The initial states that layers are given; None where each begins with its own."""
+        if state is not None:
+            return self._check_state(state, batch, batched)
+        return None if self._parameters_tell else self.initial_state(batch)
+
+    def _check_input(self, x: Tensor, rows: str) -> bool:
+        """Whether x has a batch; `rows` are its axes but for the last, in words."""
+        tokens = not x.is_floating_point()
+        axes = x.ndim + tokens
+        layout = rows if tokens else f"{rows}, {self.input_size}"
         if x.dtype == torch.bool or x.is_complex():
             raise InputError(f"x is {x.dtype}, expected floats, or integers as token numbers")
-        if axes not in (2, 3):
+        if axes not in ((2, 3) if "," in rows else (2,)):
             raise InputError(f"x has shape {tuple(x.shape)}, expected ({layout})")
         if not tokens and x.shape[-1] != self.input_size:
             raise InputError(f"x has {x.shape[-1]} features in its last axis, expected {self.input_size}")
-        if x.numel() == 0 and 0 in x.shape[: 2 if axes == 3 else 1]:
+        if x.numel() == 0 and 0 in x.shape[: axes - 1]:
             raise InputError(f"x has shape {tuple(x.shape)}: a sequence needs at least one step and one row")
         if not tokens and x.dtype != (dtype := self.dtype):
             raise InputError(f"x is {x.dtype}, but the layer is {dtype}; use x.to({dtype})")
+        return axes == 3
 
     def _check_state(self, state: Mapping[str, Tensor], batch: int, batched: bool) -> dict[str, Tensor]:
         if not isinstance(state, Mapping):

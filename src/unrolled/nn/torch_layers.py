@@ -6,11 +6,12 @@ They run the cells of the zoo on slices of torch's stacked matrices, so a `state
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.cells.gru import gru
@@ -159,8 +160,16 @@ class RNN(_TorchLayer):
             rnn.with_options(activation=nonlinearity), input_size, hidden_size, num_layers, *args, **kwargs
         )
 
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        output, state = self.run(x, None if h is None else {"h": h})
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:
+        """As in torch; `lengths` and `resets` as in `run`."""
+        output, state = self.run(input, None if hx is None else {"h": hx}, lengths, resets)
         return output, state["h"]
 
 
@@ -184,8 +193,16 @@ class GRU(_TorchLayer):
     ) -> None:
         super().__init__(gru, input_size, hidden_size, num_layers, *args, **kwargs)
 
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        output, state = self.run(x, None if h is None else {"h": h})
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:
+        """As in torch; `lengths` and `resets` as in `run`."""
+        output, state = self.run(input, None if hx is None else {"h": hx}, lengths, resets)
         return output, state["h"]
 
 
@@ -225,9 +242,16 @@ class LSTM(_TorchLayer):
         )  # fmt: skip
 
     def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if state is not None and (isinstance(state, Tensor | Mapping) or len(state) != 2):
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """As in torch; `lengths` and `resets` as in `run`."""
+        if hx is not None and (isinstance(hx, Tensor | Mapping) or len(hx) != 2):
             raise InputError("the state of an LSTM is a pair (h, c)")
-        output, end = self.run(x, None if state is None else dict(zip("hc", state, strict=True)))
+        state = None if hx is None else dict(zip("hc", hx, strict=True))
+        output, end = self.run(input, state, lengths, resets)
         return output, (end["h"], end["c"])
