@@ -272,10 +272,11 @@ class Graph:
             for name in self.states
         }
 
-    def output_size(self, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> int:
-        """The width of what a layer hands on, for these tensors."""
+    def output_sizes(self, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, int]:
+        """The widths of states and outputs by name, for these tensors."""
         sizes = self.sizes(parameters) | {self.widths[name]: state[name].shape[-1] for name in self.states}
-        return sizes[self.output_width]
+        results = zip((*self.states, *self.outputs), self.results, strict=True)
+        return {name: sizes[self.nodes[k].width] for name, k in results}
 
     @cached_property
     def key(self) -> str:
@@ -289,9 +290,43 @@ class Graph:
         return {node.name: node.width for node in self.nodes if node.kind in ("input", "state")}
 
     @property
+    def output(self) -> str:
+        """What a layer hands on: the first output, or else the first state."""
+        return (self.outputs or self.states)[0]
+
+    @property
     def output_width(self) -> str:
-        """The width of what a layer hands on: the first output, or else the first state."""
+        """The width of what a layer hands on."""
         return self.nodes[self.results[len(self.states) if self.outputs else 0]].width
+
+    @cached_property
+    def gates(self) -> dict[str, int]:
+        """The vectors of a step that its author named, and outputs, by name: their nodes."""
+        varies: list[bool] = []
+        for node in self.nodes:
+            varies.append(node.kind in ("input", "state") or any(varies[k] for k in node.args))
+        vectors = (k for k in self.names if varies[k] and self.nodes[k].width not in ("", PER_ROW))
+        named = {self.names[k]: k for k in vectors}
+        return named | dict(zip(self.outputs, self.results[len(self.states) :], strict=True))
+
+    @cached_property
+    def _returning(self) -> dict[tuple[str, ...], Graph]:
+        return {}
+
+    def returning(self, names: tuple[str, ...]) -> Graph:
+        """The same step with these states and gates as outputs, as far as they are no states.
+
+        Raises:
+            InputError: there is no such state or gate.
+        """
+        if names in self._returning:
+            return self._returning[names]
+        if unknown := [name for name in names if name not in self.states and name not in self.gates]:
+            known = ", ".join((*self.states, *self.gates))
+            raise InputError(f"there is no state or gate {unknown[0]!r}; there are {known}")
+        gates = tuple(name for name in names if name not in self.states)
+        results = (*self.results[: len(self.states)], *(self.gates[name] for name in gates))
+        return self._returning.setdefault(names, replace(self, outputs=gates, results=results))
 
     def sizes(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
         """What each width symbol is for these learned tensors.

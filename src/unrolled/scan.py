@@ -8,7 +8,7 @@ forward mode and torch.jit. Under torch.compile and torch.export the kernels are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,10 @@ def scan(
     parameters: Mapping[str, Tensor],
     *,
     rows: Rows | None = None,
+    returning: Sequence[str] = (),
     reverse: bool = False,
     backend: str = "auto",
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Any, dict[str, Tensor]]:
     """Apply a cell at every step of a sequence, with the same parameters.
 
     Args:
@@ -49,13 +50,14 @@ def scan(
         parameters: the cell's learned tensors by name.
         rows: sequences of different lengths, whose rows x holds packed: (N, D), or tokens (N,). The outputs
             then are (N, H).
+        returning: states, outputs and gates (vectors that the cell's author named) wanted at every step.
         reverse: run from the last step to the first; outputs stay in the order of x.
         backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
             they can run and the loop where not.
 
     Returns:
-        the outputs (T, B, H): the cell's first output at every step, or else its first state; and the states
-        after the last step run, by name.
+        the outputs (T, B, H): the cell's first output at every step, or else its first state, or with
+        `returning` those values by name; and the states after the last step run, by name.
 
     Raises:
         InputError: no such backend, or something does not fit.
@@ -88,34 +90,43 @@ def scan(
             )
         _check_tokens(x, words)
         x = F.one_hot(x.long(), words).to(next(iter((state or parameters).values())).dtype)
+    names = tuple(dict.fromkeys(returning))
+    plain, graph = graph, graph.returning(names) if names else graph
     if rows is not None and not rows.steps:
         state = state or graph.start(rows.B, parameters)
-        return next(iter(state.values())).new_zeros(0, graph.output_size(state, parameters)), dict(state)
+        like, sizes = next(iter(state.values())), graph.output_sizes(state, parameters)
+        nothing = {key: like.new_zeros(0, sizes[key]) for key in names or (graph.output,)}
+        return nothing if names else nothing[graph.output], dict(state)
     if backend != "reference":
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
             run = recur_in_graph if compiling or _watched(tensors) else recur
-            return run(graph, x, state, parameters, rows, reverse)
+            found, end = run(graph, x, state, parameters, rows, names, reverse)
+            return found if names else found[graph.output], end
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
     if not x.is_floating_point() and graph.widths[name] in (sizes := graph.sizes(parameters)):
         _check_tokens(x, sizes[graph.widths[name]])
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
-    handed_on = len(cell.states) if cell.outputs else 0
+    wanted = names or (graph.output,)
 
-    def step(x_t: Tensor, now: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        results = cell.run({name: x_t, **now}, parameters)
-        return dict(zip(cell.states, results, strict=False)), results[handed_on]
+    def step(x_t: Tensor, now: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        results = (cell if graph is plain else graph).run({name: x_t, **now}, parameters)
+        found = dict(zip((*graph.states, *graph.outputs), results, strict=True))
+        return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
 
     if rows is not None:
-        outputs, state = rows.walk(state, reverse, lambda t, first, end, now: step(x[first:end], now))
-        return torch.cat(outputs), state
-    outputs = []
-    for x_t in reversed(x.unbind()) if reverse else x.unbind():
-        state, y_t = step(x_t, state)
-        outputs.append(y_t)
-    return torch.stack(outputs[::-1] if reverse else outputs), state
+        steps, state = rows.walk(state, reverse, lambda t, first, end, now: step(x[first:end], now))
+    else:
+        steps = []
+        for x_t in reversed(x.unbind()) if reverse else x.unbind():
+            state, values = step(x_t, state)
+            steps.append(values)
+        steps = steps[::-1] if reverse else steps
+    join = torch.stack if rows is None else torch.cat
+    outputs = {key: join(values) for key, values in zip(wanted, zip(*steps, strict=True), strict=True)}
+    return outputs if names else outputs[graph.output], state
 
 
 def _check_tokens(x: Tensor, words: int) -> None:

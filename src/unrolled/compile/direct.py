@@ -41,8 +41,9 @@ class Direct:
         loop = loop_of(graph, dtype)
         prepared = prepare(loop, x, start, parameters, None, False, needs_x=d_x is not None, learning=True)
         self._forward, self._backward = prepared.plan("save"), prepared.plan("backward")
-        self.y, self.d_y = (torch.zeros(prepared.shapes["y"], dtype=dtype) for _ in range(2))
-        tensors = {"x": x, "y": self.y, "d_y": self.d_y}
+        y = f"y {graph.output}"
+        self.y, self.d_y = (torch.zeros(prepared.shapes[y], dtype=dtype) for _ in range(2))
+        tensors = {"x": x, y: self.y, f"d_{y}": self.d_y}
         tensors |= {"offsets": prepared.equal.offsets, "lengths": prepared.equal.lengths}
         if d_x is not None:
             tensors["d_x"] = d_x

@@ -103,7 +103,9 @@ class _Explainer:
         read = not loop.reads.isdisjoint(f"before {k}" for k in loop.projected)
         self.saved_projections = loop.projected if read else ()  # side by side, so all or none
         self.saved_states = [
-            s for s in loop.graph.states if s != loop.handed_on and not loop.reads.isdisjoint({s, f"new {s}"})
+            s
+            for s in loop.graph.states
+            if s not in loop.handed_on and not loop.reads.isdisjoint({s, f"new {s}"})
         ]
 
     def explain(self) -> Explanation:
@@ -228,8 +230,7 @@ class _Explainer:
         loop = self.loop
         found = [self.names.whole[k] for k in (*loop.direct, *loop.given) if f"before {k}" in loop.reads]
         found += [f"{name}{NOW}" for name in loop.graph.inputs] if loop.projected else []
-        handed_on = {loop.handed_on, f"new {loop.handed_on}"}
-        found += [loop.handed_on + NOW] if not loop.reads.isdisjoint(handed_on) else []
+        found += [name + NOW for name in loop.handed_on if not loop.reads.isdisjoint((name, f"new {name}"))]
         return tuple(dict.fromkeys(found))
 
     def _again(self) -> tuple[str, ...]:

@@ -81,17 +81,18 @@ class Loop:
         projected, direct, given: the nodes of `whole` that the loop reads as `before K`, by what they are:
             products of the input, the input itself, and what torch computes from it.
         parameters, elsewhere: the names of those that kernels read, and of those that only torch does.
+        handed_on: the states and outputs that are wanted at every step.
     """
 
-    def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
+    def __init__(self, graph: Graph, dtype: torch.dtype, handed_on: Sequence[str] = ()) -> None:
         self.graph = graph
         self.dtype = dtype
         self.scalar = SCALARS[dtype]
         self.lanes = machine().lanes(self.scalar)
         self.group = machine().group
         self.whole = lower(graph)
-        self.handed_on = graph.outputs[0] if graph.outputs else graph.states[0]
-        self.step, before = cut(self.whole, graph.states, {*graph.states, self.handed_on})
+        self.handed_on = tuple(handed_on) or (graph.output,)
+        self.step, before = cut(self.whole, graph.states, {*graph.states, *self.handed_on})
         nodes = self.whole.nodes
         self.direct = tuple(k for k in before if nodes[k].kind == "read")
         self.projected = tuple(
@@ -164,7 +165,7 @@ class Loop:
 
     def _arriving(self, name: str) -> tuple[str, ...]:
         carried = (f"carry {name}",) if name in self.graph.states else ()
-        return (*carried, *((f"upstream {name}",) if name == self.handed_on else ()))
+        return (*carried, *((f"upstream {name}",) if name in self.handed_on else ()))
 
     @property
     def adjoint(self) -> Adjoint:
@@ -270,11 +271,11 @@ class Loop:
         addresses = self._before(Address("chunk"), kept)
         addresses |= {f"value {k}": self._saved_at(k) for k in saved}
         for name in self.graph.states:
-            whole = name == self.handed_on or not {name, f"new {name}"}.isdisjoint(kept)
-            padded = name != self.handed_on
+            whole = name in self.handed_on or not {name, f"new {name}"}.isdisjoint(kept)
+            padded = name not in self.handed_on
             addresses[name] = Address("behind" if whole else "last", True, padded)
             addresses[f"new {name}"] = Address("whole" if whole else "now", False, padded)
-        addresses[f"new {self.handed_on}"] = Address(padded=False)
+        addresses |= {f"new {name}": Address(padded=False) for name in self.handed_on}
         read = [k for k in saved if step.nodes[k].kind != "read"]
         return self._print(step, read, self._new, addresses, {}, "value")
 
@@ -307,13 +308,13 @@ class Loop:
         addresses |= {f"value {k}": self._saved_at(k) for k in self.saved}
         written = {f"next {s}": results[f"d_{s}"] for s in self.graph.states}
         for name in self.graph.states:
-            padded = name != self.handed_on
+            padded = name not in self.handed_on
             addresses[name] = Address("ahead", True, padded)
             addresses[f"new {name}"] = Address(padded=padded)
             addresses[f"carry {name}"] = Address("last", True)
             addresses[f"next {name}"] = Address("now")
-        for place in ("new", "upstream"):
-            addresses[f"{place} {self.handed_on}"] = Address(padded=False)
+        for name in self.handed_on:
+            addresses |= {f"{place} {name}": Address(padded=False) for place in ("new", "upstream")}
         for k in (*self.direct, *self.given):
             if f"d_before {k}" in results:
                 addresses[f"d_before {k}"] = Address(padded=False)
@@ -326,10 +327,11 @@ class Loop:
         return self._print(step, [], written, addresses, sums, "own")
 
 
-_loops: dict[tuple[str, torch.dtype], Loop] = {}
+_loops: dict[tuple[str, torch.dtype, tuple[str, ...]], Loop] = {}
 
 
-def loop_of(graph: Graph, dtype: torch.dtype) -> Loop:
+def loop_of(graph: Graph, dtype: torch.dtype, handed_on: tuple[str, ...] = ()) -> Loop:
     """The kernels of a graph; cells with the same equations share them."""
+    key = graph.key, dtype, handed_on
     with LOCK:
-        return _loops.get((graph.key, dtype)) or _loops.setdefault((graph.key, dtype), Loop(graph, dtype))
+        return _loops.get(key) or _loops.setdefault(key, Loop(graph, dtype, handed_on))

@@ -16,7 +16,7 @@ INPUT = "the input"
 def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     """The forward pass.
 
-    Tensors: `x`, `before K` for what is given, `start S`, `parameter N`, `y`, `end S`, `saved`, `work`.
+    Tensors: `x`, `before K` for what is given, `start S`, `parameter N`, `y NAME`, `end S`, `saved`, `work`.
     """
     compiled = loop.forward if save else loop.inference
     plan = Plan(loop, compiled, sizes, sizes.reverse)
@@ -47,7 +47,7 @@ def saved_elements(loop: Loop, widths: Mapping[str, int], rows: int) -> int:
     if not loop.reads.isdisjoint(f"before {k}" for k in loop.projected):
         places.append(sum(padded(loop.whole.nodes[k].width) for k in loop.projected))
     for name in loop.graph.states:
-        if name != loop.handed_on and not loop.reads.isdisjoint((name, f"new {name}")):
+        if name not in loop.handed_on and not loop.reads.isdisjoint((name, f"new {name}")):
             places.append(padded(loop.graph.widths[name]))
     nodes = loop.step.nodes
     places += [padded(nodes[k].width) for k in loop.saved if nodes[k].kind != "read"]
@@ -96,11 +96,10 @@ def _states(plan: Plan, workspace: str) -> None:
     """Where states are, old and new: the outputs, the workspace, or two rows in turn."""
     loop = plan.loop
     addresses = plan.compiled.kernel.addresses
-    handed_on = loop.step.nodes[loop.step.results[loop.handed_on]].width
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         plan.start(name, f"start {name}", width)
-        if name == loop.handed_on:
+        if name in loop.handed_on:
             continue
         row = loop.padded(width)
         where = addresses.get(f"new {name}") or addresses.get(name)
@@ -112,16 +111,16 @@ def _states(plan: Plan, workspace: str) -> None:
                 plan.place(place, at, row)
         else:
             plan.turns(f"new {name}", row, name)
-    width = plan.width(handed_on)
-    plan.place(f"new {loop.handed_on}", At("y"), width)
-    if loop.handed_on in loop.graph.states:
-        plan.place(loop.handed_on, At("y"), width)
+    for name in loop.handed_on:
+        width = plan.width(loop.step.nodes[loop.step.results[name]].width)
+        for place in (f"new {name}", *((name,) if name in loop.graph.states else ())):
+            plan.place(place, At(f"y {name}"), width)
 
 
 def backward_plan(loop: Loop, forward: Plan) -> Plan:
     """The backward pass after a forward pass.
 
-    Tensors: those of the forward pass, and `d_y`, `d_end S`, `d_x`, `d_before K`, `d_start S`,
+    Tensors: those of the forward pass, and `d_y NAME`, `d_end S`, `d_x`, `d_before K`, `d_start S`,
     `d_parameter N`.
     """
     sizes = forward.sizes
@@ -132,8 +131,9 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
     for name in loop.reads:
         if name in forward.places:
             plan.place(name, *forward.places[name])
-    width = plan.width(loop.step.nodes[loop.step.results[loop.handed_on]].width)
-    plan.place(f"upstream {loop.handed_on}", At("d_y"), width)
+    for name in loop.handed_on:
+        width = plan.width(loop.step.nodes[loop.step.results[name]].width)
+        plan.place(f"upstream {name}", At(f"d_y {name}"), width)
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         plan.start(name, f"start {name}", width)

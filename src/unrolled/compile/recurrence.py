@@ -19,7 +19,7 @@ from unrolled.compile.step import run_to
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
-from unrolled.rows import Rows
+from unrolled.rows import Rows, States
 
 PLANS = 256
 """Plans kept for each loop; the oldest go first."""
@@ -89,6 +89,12 @@ class Prepared:
             *(name for name in self.shapes if name.startswith("parameter ")),
         )
 
+    @cached_property
+    def results(self) -> tuple[str, ...]:
+        """What `Recurrence` returns, in order: outputs, then final states."""
+        loop = self.loop
+        return (*(f"y {name}" for name in loop.handed_on), *(f"end {name}" for name in loop.graph.states))
+
     def complete(self, given: list[Tensor]) -> list[Tensor]:
         """These tensors, and zeros for biases that are missing."""
         if len(given) < len(self.names):
@@ -109,33 +115,34 @@ class Prepared:
         plan = self.plan("save" if save else "inference")
         tensors = dict(zip(self.names, given, strict=True))
         for name, shape in self.shapes.items():
-            if name == "y" or name.startswith("end "):
+            if name.startswith(("y ", "end ")):
                 tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
         rows = rows or self.equal
         tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
         plan.run(plan.addresses(tensors))
-        return [tensors["y"], *(tensors[f"end {name}"] for name in loop.graph.states), tensors["saved"]]
+        return [*(tensors[name] for name in self.results), tensors["saved"]]
 
     def backward(
         self,
         given: Sequence[Tensor],
-        y: Tensor,
+        outputs: Sequence[Tensor],
         saved: Tensor,
         upstream: Sequence[Tensor | None],
         needed: Sequence[bool],
         rows: Rows | None = None,
     ) -> list[Tensor | None]:
-        """The gradients of `given` where they are needed, from those of y and the final states."""
+        """The gradients of `given` where they are needed, from those of the outputs and the final states."""
         loop, names, shapes = self.loop, self.names, self.shapes
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
         rows = rows or self.equal
         tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
-        tensors |= {"y": y, "saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
-        for name, d in zip(("y", *(f"end {name}" for name in loop.graph.states)), upstream, strict=True):
-            tensors[f"d_{name}"] = in_memory(y.new_zeros(shapes[name]) if d is None else d)
+        tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
+        tensors |= zip(self.results, outputs, strict=False)
+        for name, d in zip(self.results, upstream, strict=True):
+            tensors[f"d_{name}"] = in_memory(saved.new_zeros(shapes[name]) if d is None else d)
         results = []
         for name, asked in zip(names, needed, strict=True):
             d = None
@@ -160,18 +167,20 @@ class Recurrence(torch.autograd.Function):
         *results, saved = prepared.forward(given, save, rows)
         if save:
             ctx.prepared, ctx.rows = prepared, rows
-            ctx.save_for_backward(*given, results[0], saved)
+            ctx.given = len(given)
+            ctx.save_for_backward(*given, *results[: len(prepared.loop.handed_on)], saved)
             ctx.set_materialize_grads(False)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        *given, y, saved = ctx.saved_tensors
+        *given, saved = ctx.saved_tensors
+        given, outputs = given[: ctx.given], given[ctx.given :]
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
             return (None, None, None, *again(ctx.prepared, given, upstream, ctx.rows))
         needed = ctx.needs_input_grad[3:]
-        return (None, None, None, *ctx.prepared.backward(given, y, saved, upstream, needed, ctx.rows))
+        return (None, None, None, *ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows))
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -203,15 +212,16 @@ def again(
         if rows is None:
             before = {k: value.flatten(0, 1) for k, value in before.items()}
 
-        def step(t: int, first: int, end: int, now: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        def step(t: int, first: int, end: int, now: States) -> tuple[States, list[Tensor]]:
             read = {**now, **{f"before {k}": value[first:end] for k, value in before.items()}}
             done = loop.step.run(read, parameters)
             results = loop.step.results
-            return {name: done[results[name]] for name in now}, done[results[loop.handed_on]]
+            return {name: done[results[name]] for name in now}, [done[results[k]] for k in loop.handed_on]
 
-        outputs, states = (rows or prepared.equal).walk(states, prepared.sizes.reverse, step)
-        y = torch.stack(outputs) if rows is None else torch.cat(outputs)
-        pairs = [(o, d) for o, d in zip((y, *states.values()), upstream, strict=True) if d is not None]
+        steps, states = (rows or prepared.equal).walk(states, prepared.sizes.reverse, step)
+        join = torch.stack if rows is None else torch.cat
+        outputs = [join(values) for values in zip(*steps, strict=True)]
+        pairs = [(o, d) for o, d in zip((*outputs, *states.values()), upstream, strict=True) if d is not None]
         needing = [t for t in given if t.requires_grad]
         gradients = iter(
             torch.autograd.grad(
@@ -227,15 +237,16 @@ def recur(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
+    handed_on: tuple[str, ...],
     reverse: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The outputs (T, B, W) and final states of a cell's graph over a sequence, by compiled code."""
     if isinstance(parameters, Stacked):
-        loop = loop_of(graph, parameters.tensors[0].dtype)
+        loop = loop_of(graph, parameters.tensors[0].dtype, handed_on)
         tensors = list(parameters.tensors)
         names: object = id(parameters.parts)
     else:
-        loop = loop_of(graph, next(iter((state or parameters).values())).dtype)
+        loop = loop_of(graph, next(iter((state or parameters).values())).dtype, handed_on)
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
         names = len(tensors) == len(loop.parameters) or tuple(parameters)
     learning = any(t.requires_grad for t in tensors)
@@ -245,8 +256,15 @@ def recur(
     states = prepared.start if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
-    y, *ends = Recurrence.apply(prepared, rows, save, *arguments)  # type: ignore[no-untyped-call]
-    return y, dict(zip(graph.states, ends, strict=True))
+    results = Recurrence.apply(prepared, rows, save, *arguments)  # type: ignore[no-untyped-call]
+    return by_name(loop, results)
+
+
+def by_name(loop: Loop, results: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs and final states."""
+    count = len(loop.handed_on)
+    outputs = dict(zip(loop.handed_on, results, strict=False))
+    return outputs, dict(zip(loop.graph.states, results[count:], strict=False))
 
 
 def inputs_of(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -330,7 +348,8 @@ def prepare(
     shapes |= {f"before {k}": (*leading, widths[loop.whole.nodes[k].width]) for k in loop.given}
     for name in graph.states:
         shapes[f"start {name}"] = shapes[f"end {name}"] = (B, widths[graph.widths[name]])
-    shapes["y"] = (*leading, widths[loop.step.nodes[loop.step.results[loop.handed_on]].width])
+    for name in loop.handed_on:
+        shapes[f"y {name}"] = (*leading, widths[loop.step.nodes[loop.step.results[name]].width])
     shapes |= {f"parameter {k}": tuple(t.shape) for k, t in enumerate(tensors)}
     if missing := [name for name in loop.parameters if name not in parts]:
         shapes[f"parameter {len(tensors)}"] = (max(widths.values()),)

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from unrolled.compile.engine import constant, host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
-from unrolled.compile.recurrence import Prepared, again, in_memory, inputs_of, prepared_for
+from unrolled.compile.recurrence import Prepared, again, by_name, in_memory, inputs_of, prepared_for
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
@@ -33,10 +33,11 @@ Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 offsets of sequences where not all have the same."""
 
 _TENSORS: Final = "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows"
-_RESULTS: Final = "Tensor y, Tensor saved, Tensor?[] upstream"
+_RESULTS: Final = "Tensor[] outputs, Tensor saved, Tensor?[] upstream"
 for _schema in (
-    f"recurrence(str graph, str layout, bool reverse, bool save, {_TENSORS}) -> Tensor[]",
-    "recurrence_backward(str graph, str layout, bool reverse, bool needs_x, bool needs_parameters, "
+    f"recurrence(str graph, str handed_on, str layout, bool reverse, bool save, {_TENSORS}) -> Tensor[]",
+    "recurrence_backward("
+    "str graph, str handed_on, str layout, bool reverse, bool needs_x, bool needs_parameters, "
     f"{_TENSORS}, {_RESULTS}) -> Tensor[]",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
@@ -48,27 +49,30 @@ def recur_in_graph(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
+    handed_on: tuple[str, ...],
     reverse: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What `recurrence.recur` does, as a call of the operator; torch.compile traces this."""
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
     states = [state[name] for name in graph.states]
     stacked = parameters if isinstance(parameters, Stacked) and parameters.layout is not None else None
     stacked = stacked or Stacked.of(graph.parameters, parameters)
     tensors = list(stacked.tensors)
-    x, before = inputs_of(_loop(graph.key, states[0].dtype), x, parameters)
+    names = " ".join(handed_on)
+    loop = _loop(graph.key, names, states[0].dtype)
+    x, before = inputs_of(loop, x, parameters)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
-    y, *ends, _ = torch.ops.unrolled.recurrence(
-        graph.key, stacked.layout, reverse, save, x, before, states, tensors,
+    results = torch.ops.unrolled.recurrence(
+        graph.key, names, stacked.layout, reverse, save, x, before, states, tensors,
         [] if rows is None else [rows.lengths, rows.offsets],
     )  # fmt: skip
-    return y, dict(zip(graph.states, ends, strict=True))
+    return by_name(loop, results[:-1])
 
 
 @constant
-def _loop(key: str, dtype: torch.dtype) -> Loop:
+def _loop(key: str, handed_on: str, dtype: torch.dtype) -> Loop:
     """The loop of the graph with this key."""
-    return loop_of(_graph(key), dtype)
+    return loop_of(_graph(key), dtype, tuple(handed_on.split()))
 
 
 @lru_cache
@@ -89,12 +93,12 @@ def _parts(layout: str, heights: tuple[int, ...]) -> dict[str, tuple[int, int, i
 
 
 def _prepared(
-    graph: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: Tensors
+    graph: str, handed_on: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: Tensors
 ) -> tuple[Prepared, list[Tensor], Rows | None]:
     """The plans for these tensors, the tensors that they take, and the sequences."""
     x, before, states, parameters, of_rows = tensors
     rows = Rows(*of_rows) if of_rows else None
-    loop = _loop(graph, states[0].dtype)
+    loop = _loop(graph, handed_on, states[0].dtype)
     given = [x, *before, *states, *parameters]
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
         raise InputError(f"a graph was made for tensors of one dtype, but has {loop.dtype} and {odd[0]}")
@@ -105,21 +109,25 @@ def _prepared(
 
 
 @torch.library.impl(LIBRARY, "recurrence", "CPU")
-def _forward(graph: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
+def _forward(
+    graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any
+) -> list[Tensor]:
     if forward_ad._current_level >= 0:  # results without tangents would count as constant
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
     needs = save and tensors[0].is_floating_point(), save
-    prepared, given, rows = _prepared(graph, layout, reverse, needs, tensors)
+    prepared, given, rows = _prepared(graph, handed_on, layout, reverse, needs, tensors)
     return prepared.forward(given, save, rows)
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
-def _(graph: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
+def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
     x, _, states, _, of_rows = tensors
-    loop = _loop(graph, states[0].dtype)
+    loop = _loop(graph, handed_on, states[0].dtype)
     leading, widths = x.shape[: 1 if of_rows else 2], _widths(loop.graph, layout, tensors)
     saved = saved_elements(loop, widths, math.prod(leading)) if save else 0
-    shapes = (*leading, widths[loop.graph.output_width]), *(state.shape for state in states), (saved,)
+    nodes, results = loop.step.nodes, loop.step.results
+    outputs = ((*leading, widths[nodes[results[name]].width]) for name in loop.handed_on)
+    shapes = *outputs, *(state.shape for state in states), (saved,)
     return [states[0].new_empty(shape) for shape in shapes]
 
 
@@ -139,19 +147,21 @@ def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
 
 @torch.library.impl(LIBRARY, "recurrence_backward", "CPU")
 def _backward(
-    graph: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
+    graph: str, handed_on: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
 ) -> list[Tensor]:
-    x, before, states, parameters, of_rows, y, saved, upstream = rest
+    x, before, states, parameters, of_rows, outputs, saved, upstream = rest
     needs = needs_x, needs_parameters
-    prepared, given, rows = _prepared(graph, layout, reverse, needs, (x, before, states, parameters, of_rows))
+    prepared, given, rows = _prepared(
+        graph, handed_on, layout, reverse, needs, (x, before, states, parameters, of_rows)
+    )
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    return [d for d in prepared.backward(given, y, saved, upstream, needed, rows) if d is not None]
+    return [d for d in prepared.backward(given, outputs, saved, upstream, needed, rows) if d is not None]
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(
-    graph: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
+    graph: str, handed_on: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
 ) -> list[Tensor]:
     x, before, states, parameters = rest[:4]
     of = (*[x] * needs_x, *before, *states, *parameters * needs_parameters)
@@ -163,8 +173,10 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     *ctx.how, ctx.save, x, before, states, parameters, rows = inputs
+    outputs = output[: len(output) - 1 - len(states)]
     ctx.counts = len(before), len(states), len(parameters), len(rows)
-    ctx.save_for_backward(x, *before, *states, *parameters, *rows, output[0], output[-1])
+    ctx.outputs = len(outputs)
+    ctx.save_for_backward(x, *before, *states, *parameters, *rows, *outputs, output[-1])
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)
 
@@ -173,21 +185,22 @@ def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
     """The gradients; where they are differentiated again, through the step on tensors."""
     if not ctx.save:
         raise BackendError("this graph was made for inference: make it where gradients are enabled")
-    x, *others, y, saved = ctx.saved_tensors
-    tensors = x, *_split(others, ctx.counts)
-    needs_x, *asked = ctx.needs_input_grad[4:]
+    x, *others, saved = ctx.saved_tensors
+    *groups, outputs = _split(others, (*ctx.counts, ctx.outputs))
+    tensors: Any = (x, *groups)
+    needs_x, *asked = ctx.needs_input_grad[5:]
     needs = needs_x, any(asked[-2])
     upstream = list(upstream[:-1])
     if torch.is_grad_enabled():
-        graph, layout, reverse = ctx.how
-        prepared, given, rows = _prepared(graph, layout, reverse, needs, tensors)
+        graph, handed_on, layout, reverse = ctx.how
+        prepared, given, rows = _prepared(graph, handed_on, layout, reverse, needs, tensors)
         d_x, *rest = again(prepared, given, upstream, rows)
     else:
-        found = torch.ops.unrolled.recurrence_backward(*ctx.how, *needs, *tensors, y, saved, upstream)
+        found = torch.ops.unrolled.recurrence_backward(*ctx.how, *needs, *tensors, outputs, saved, upstream)
         d_x, *rest = found if needs_x else (None, *found)
-    rest += [None] * (len(others) - len(rest))
-    groups = zip(_split(rest, ctx.counts), asked, strict=True)
-    return (*[None] * 4, d_x, *([d if a else None for d, a in zip(*g, strict=True)] for g in groups))
+    rest += [None] * (sum(ctx.counts) - len(rest))
+    pairs = zip(_split(rest, ctx.counts), asked, strict=True)
+    return (*[None] * 5, d_x, *([d if a else None for d, a in zip(*pair, strict=True)] for pair in pairs))
 
 
 def _split(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:

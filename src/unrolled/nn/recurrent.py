@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cell import Cell
 from unrolled.errors import InputError
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
-from unrolled.nn.stack import RecurrentStack
+from unrolled.nn.stack import Options, RecurrentStack
 
 
 class Recurrent(RecurrentStack):
@@ -93,12 +93,11 @@ class Recurrent(RecurrentStack):
         self,
         x: Tensor | PackedSequence,
         state: Mapping[str, Tensor] | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        resets: Tensor | None = None,
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """See `run`."""
-        return self.run(x, state, lengths, resets)
+        **options: Unpack[Options],
+    ) -> tuple[Any, ...]:
+        """The outputs, the final states, and where asked for what was at every step; see `run`."""
+        output, end, steps = self.run(x, state, **options)
+        return (output, end, steps) if steps else (output, end)
 
     def parameters_of(self, suffix: str) -> dict[str, Tensor]:
         return {name: getattr(module, last) for name, module, last in self._places[suffix]}

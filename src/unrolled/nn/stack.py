@@ -6,7 +6,7 @@ A subclass says where the parameters of one layer and direction are; the rest is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,15 @@ from unrolled.cell import Cell
 from unrolled.errors import InputError
 from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
 from unrolled.scan import scan
+
+
+class Options(TypedDict, total=False):
+    """What a call of a layer may ask for besides; see `RecurrentStack.run`."""
+
+    lengths: Tensor | Sequence[int] | None
+    resets: Tensor | None
+    return_states: bool
+    return_gates: bool
 
 
 class RecurrentStack(nn.Module):
@@ -101,9 +110,12 @@ class RecurrentStack(nn.Module):
         self,
         x: Tensor | PackedSequence,
         state: Mapping[str, Tensor] | None,
+        *,
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Any, dict[str, Tensor]]:
+        return_states: bool = False,
+        return_gates: bool = False,
+    ) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Run all layers.
 
         Args:
@@ -114,9 +126,13 @@ class RecurrentStack(nn.Module):
                 there are 0. Final states are those after the last step of each.
             resets: bools, (T, B) in the layout of x: before a marked step the state returns to its initial
                 value, and no gradient crosses. To a layer that runs backwards it does so after that step.
+            return_states: every state at every step.
+            return_gates: every vector that the cell's author named, and every output, at every step.
 
         Returns:
-            the last layer's outputs in the layout of x, and the final states by name.
+            the last layer's outputs in the layout of x, the final states by name, and what was asked for at
+            every step by name, each (layers * directions, T, B, H), or with B and T in the layout of x. Of a
+            `PackedSequence` these are lists, one `PackedSequence` for each layer and direction.
 
         Raises:
             InputError: something does not fit; the message names it.
@@ -127,8 +143,9 @@ class RecurrentStack(nn.Module):
             self._check_input(x.data, "N")
             packed = Packed(x)
             given = self._given(state, packed.B, batched=True)
-            y, end = self._layers(x.data, given, packed)
-            return packed.unpack(y), end
+            y, end, steps = self._layers(x.data, given, packed, return_states, return_gates)
+            each = {name: [packed.unpack(value) for value in values] for name, values in steps.items()}
+            return packed.unpack(y), end, each
         if not isinstance(x, Tensor):
             raise InputError(f"x is a {type(x).__name__}, expected a tensor")
         batched = self._check_input(x, "B, T" if self.batch_first else "T, B")
@@ -140,12 +157,19 @@ class RecurrentStack(nn.Module):
         packing = None
         if lengths is not None or resets is not None:
             packing = self._packing(x, lengths, resets, batched)
-        y, end = self._layers(x if packing is None else packing.pack(x), given, packing)
-        if packing is not None:
-            y = packing.unpack(y)
+        rows = x if packing is None else packing.pack(x)
+        y, end, steps = self._layers(rows, given, packing, return_states, return_gates)
+
+        def laid_out(value: Tensor) -> Tensor:
+            value = value if packing is None else packing.unpack(value)
+            if not batched:
+                return value.squeeze(1)
+            return value.transpose(0, 1) if self.batch_first else value
+
         if not batched:
-            return y.squeeze(1), {name: value.squeeze(1) for name, value in end.items()}
-        return y.transpose(0, 1) if self.batch_first else y, end
+            end = {name: value.squeeze(1) for name, value in end.items()}
+        stacked = {name: torch.stack([*map(laid_out, values)]) for name, values in steps.items()}
+        return laid_out(y), end, stacked
 
     def _packing(self, x: Tensor, lengths: object, resets: Tensor | None, batched: bool) -> Packing | None:
         """How x (T, B, ...) is packed; None where nothing is left out and nothing begins anew."""
@@ -162,10 +186,23 @@ class RecurrentStack(nn.Module):
         return Packing(T, B, lengths, resets)
 
     def _layers(
-        self, x: Tensor, given: Mapping[str, Tensor] | None, packing: Packing | Packed | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run all layers on rows, packed or not; the outputs, and the final states of the batch."""
+        self,
+        x: Tensor,
+        given: Mapping[str, Tensor] | None,
+        packing: Packing | Packed | None,
+        return_states: bool,
+        return_gates: bool,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Run all layers on rows, packed or not.
+
+        Returns:
+            the outputs, the final states of the batch, and values at every step for each layer and direction.
+        """
         finals: list[dict[str, Tensor]] = []
+        output, steps = self.cell.graph.output, {}
+        gates = tuple(name for name in self.cell.graph.gates if name in self.cell.square.gates)
+        returning = self.cell.states * return_states + gates * return_gates
+        kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         initial = None if packing is None or given is None else self.initial_state(packing.B)
         for layer in range(self.num_layers):
             if layer and self.dropout:
@@ -185,9 +222,15 @@ class RecurrentStack(nn.Module):
                     state,
                     self.parameters_of(self.suffixes[place]),
                     rows=None if packing is None else packing.rows,
+                    returning=(output, *returning) if returning else (),
                     reverse=reverse,
                     backend=self.backend,
                 )
+                if returning:
+                    steps = y
+                    y = steps[output]
+                for name, values in kept.items():
+                    values.append(steps[name])
                 if packing is not None:
                     final = {name: packing.end(value, reverse) for name, value in final.items()}
                 outputs.append(y)
@@ -197,7 +240,7 @@ class RecurrentStack(nn.Module):
             name: torch.stack([f[name] for f in finals]) if finals[1:] else finals[0][name].unsqueeze(0)
             for name in self.cell.states
         }
-        return x, end
+        return x, end, kept
 
     def _given(
         self, state: Mapping[str, Tensor] | None, batch: int, batched: bool

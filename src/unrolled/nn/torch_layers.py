@@ -6,8 +6,8 @@ They run the cells of the zoo on slices of torch's stacked matrices, so a `state
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from unrolled.cells.gru import gru
 from unrolled.cells.lstm import lstm
 from unrolled.cells.rnn import rnn
 from unrolled.errors import InputError
-from unrolled.nn.stack import RecurrentStack
+from unrolled.nn.stack import Options, RecurrentStack
 from unrolled.parameters import Stacked
 
 
@@ -164,13 +164,11 @@ class RNN(_TorchLayer):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        resets: Tensor | None = None,
-    ) -> tuple[Any, Tensor]:
-        """As in torch; `lengths` and `resets` as in `run`."""
-        output, state = self.run(input, None if hx is None else {"h": hx}, lengths, resets)
-        return output, state["h"]
+        **options: Unpack[Options],
+    ) -> tuple[Any, ...]:
+        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
+        output, end, steps = self.run(input, None if hx is None else {"h": hx}, **options)
+        return (output, end["h"], steps) if steps else (output, end["h"])
 
 
 class GRU(_TorchLayer):
@@ -197,13 +195,11 @@ class GRU(_TorchLayer):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        resets: Tensor | None = None,
-    ) -> tuple[Any, Tensor]:
-        """As in torch; `lengths` and `resets` as in `run`."""
-        output, state = self.run(input, None if hx is None else {"h": hx}, lengths, resets)
-        return output, state["h"]
+        **options: Unpack[Options],
+    ) -> tuple[Any, ...]:
+        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
+        output, end, steps = self.run(input, None if hx is None else {"h": hx}, **options)
+        return (output, end["h"], steps) if steps else (output, end["h"])
 
 
 class LSTM(_TorchLayer):
@@ -245,13 +241,11 @@ class LSTM(_TorchLayer):
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        resets: Tensor | None = None,
-    ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """As in torch; `lengths` and `resets` as in `run`."""
+        **options: Unpack[Options],
+    ) -> tuple[Any, ...]:
+        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
         if hx is not None and (isinstance(hx, Tensor | Mapping) or len(hx) != 2):
             raise InputError("the state of an LSTM is a pair (h, c)")
         state = None if hx is None else dict(zip("hc", hx, strict=True))
-        output, end = self.run(input, state, lengths, resets)
-        return output, (end["h"], end["c"])
+        output, end, steps = self.run(input, state, **options)
+        return (output, (end["h"], end["c"]), steps) if steps else (output, (end["h"], end["c"]))
