@@ -22,7 +22,7 @@ from unrolled.graph import PER_ROW
 CHUNK = 256
 """Rows of a chunk, at least, where there are as many."""
 
-SMALL = 1 << 18
+SMALL = 1 << 19
 """Multiply-adds below which the calling thread does the work alone."""
 
 FEW = 4
