@@ -18,6 +18,7 @@ from benchmarks.results import Section
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
+README = HERE.parent / "README.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,6 +91,8 @@ def write(sections: Mapping[str, Section], out: Path | None) -> None:
     picture.write_bytes(draw(FAMILIES, sections))
     text.write_text(table.markdown(FAMILIES, sections, os.path.relpath(picture, text.parent)))
     print(f"\n{text}\n{picture}")
+    if out is None:
+        README.write_text(table.in_readme(README.read_text(), FAMILIES, sections))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,18 @@ def summary(families: Mapping[str, Family], sections: Mapping[str, Section]) -> 
     return _table(head, lines)
 
 
+BEGIN, END = "<!-- by python -m benchmarks -->\n", "<!-- to here -->\n"
+
+
+def in_readme(readme: str, families: Mapping[str, Family], sections: Mapping[str, Section]) -> str:
+    """A README with the summary, and where and when it was measured, between its two marks."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    where = dict.fromkeys(section.conditions for section in sections.values())
+    measured = "Measured on " + "; and on ".join(where) + ".\n"
+    return "".join((before, BEGIN, summary(families, sections), "\n\n", measured, END, after))
+
+
 def _margin(family: Family, record: Record) -> float:
     """How far the right side of its bar a figure is, as a ratio; what could not be measured is worst."""
     if record.figure is None or not record.bar:

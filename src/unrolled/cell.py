@@ -44,6 +44,7 @@ from unrolled.explanation import Explanation
 from unrolled.graph import OPERATIONS, PER_ROW, Graph, Parameter, affine, parameter_in
 from unrolled.options import options_of
 from unrolled.trace import Operand, Symbol, Trace, TracedWeight
+from unrolled.tracing import constant
 
 
 class Cell:
@@ -64,7 +65,7 @@ class Cell:
     def square(self) -> Graph:
         return self._square or self.graph
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    @constant
     def settle(self) -> None:
         """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
         for graph in (self.graph, self.square):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
-from unrolled.compile.engine import constant, host_cannot
+from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import recur
 from unrolled.compile.registered import recur_in_graph
 from unrolled.errors import BackendError, InputError, no_such_token
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows
+from unrolled.tracing import constant
 
 BACKENDS: Final = ("auto", "cpu", "reference")
 

@@ -179,3 +179,9 @@ def test_bad_arguments_are_refused_in_words(arguments, message, capsys):
         command.main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_readme_shows_what_was_measured_last() -> None:
+    readme = command.README.read_text()
+    sections = results.load(command.HERE / "results.json")
+    assert table.in_readme(readme, FAMILIES, sections) == readme

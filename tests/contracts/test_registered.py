@@ -23,6 +23,7 @@ from unrolled.cells import find
 from unrolled.compile.loop import loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import prepare
+from unrolled.tracing import constant
 
 pytestmark = [
     # torch's own, while it traces
@@ -340,3 +341,17 @@ def test_inductor_keeps_the_numbers() -> None:
     layer = LSTM(3, 5).double()
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     assert_close(taught(layer, compiled(layer, "inductor"), x), taught(layer, layer, x))
+
+
+def test_a_constant_is_what_torch_makes_of_one() -> None:
+    def ours() -> None: ...
+
+    def theirs() -> None: ...
+
+    torch.compiler.assume_constant_result(theirs)
+    assert vars(constant(ours)) == vars(theirs)
+
+
+def test_the_compiler_of_torch_is_not_imported() -> None:
+    code = "import sys, unrolled; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -5,23 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 import llvmlite.binding as llvm
 import torch
 
 from unrolled.compile.machine import machine
 from unrolled.errors import BackendError
+from unrolled.tracing import constant
 
 LOCK: Final = threading.RLock()
 """Guards all compilation; a fork waits for it, so that no child is born with half a kernel."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _state: dict[str, Any] = {}
 
@@ -49,12 +46,6 @@ def gomp() -> Any:
     for name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_parallel"):
         llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
     return library
-
-
-def constant(function: Callable[P, R]) -> Callable[P, R]:
-    """Have torch.compile call a function while it traces, and keep what it returns."""
-    torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
-    return function
 
 
 @constant

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from unrolled.compile.engine import constant, host_cannot
+from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import Prepared, again, by_name, in_memory, inputs_of, prepared_for
@@ -25,6 +25,7 @@ from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows
+from unrolled.tracing import constant
 
 LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
 
