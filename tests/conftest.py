@@ -29,13 +29,16 @@ def _same_random_numbers() -> None:
 
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pieces]:
-    """Plan anew from here on: chunks of at least so many rows, work below which one thread is enough, and how
-    many threads there are."""
+    """Plan anew from here on: chunks of at least so many rows, work below which one thread is enough, how
+    many threads there are, and rows for each below which they share units."""
     threads = torch.get_num_threads()
 
-    def set_to(chunk: int = plan.CHUNK, small: int = plan.SMALL, threads: int = 1) -> None:
+    def set_to(
+        chunk: int = plan.CHUNK, small: int = plan.SMALL, threads: int = 1, few: int = plan.FEW
+    ) -> None:
         monkeypatch.setattr(plan, "CHUNK", chunk)
         monkeypatch.setattr(plan, "SMALL", small)
+        monkeypatch.setattr(plan, "FEW", few)
         monkeypatch.setattr(loop, "_loops", {})  # which keep plans
         torch.set_num_threads(threads)
 

@@ -22,6 +22,8 @@ APART = {
     "folders": {"errors"},
     "options": {"errors"},
     "parameters": set(),
+    "rows": set(),
+    "tracing": set(),
     "formula": {"errors", "graph"},
     "explanation": {"errors"},
     "report": {"errors", "graph", "cell", "formula", "records"},
@@ -30,11 +32,12 @@ APART = {
 """Parts outside that order, and all they may import."""
 
 EXTRA = {
-    "cell": {"options", "explanation"},
+    "graph": {"tracing"},
+    "cell": {"options", "explanation", "tracing"},
     "cells": {"options"},
-    "compile": {"folders", "parameters", "formula", "explanation"},
-    "scan": {"parameters"},
-    "nn": {"parameters"},
+    "compile": {"folders", "parameters", "formula", "explanation", "rows", "tracing"},
+    "scan": {"parameters", "rows", "tracing"},
+    "nn": {"parameters", "rows"},
     "train": {"options"},
     "tasks": {"data", VERSION},
     "cli": APART.keys() | {VERSION},

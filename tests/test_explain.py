@@ -348,7 +348,7 @@ def test_a_name_is_that_of_the_value(setting):
     read |= {f"new {name}": step[k] for name, k in loop.step.results.items()}
     total = torch.zeros((), dtype=torch.float64)
     for name, k in loop.step.results.items():
-        for source, arrives in (("carry", name in graph.states), ("upstream", name == loop.handed_on)):
+        for source, arrives in (("carry", name in graph.states), ("upstream", name in loop.handed_on)):
             if arrives:
                 gradient = read[f"{source} {name}"] = random(*step[k].shape)
                 total = total + (step[k] * gradient).sum()

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.errors import CellError, InputError
+from unrolled.tracing import constant
 
 PER_ROW: Final = "1"
 """The width of one number for each row of the batch, such as a mean over units; it fits every width."""
@@ -306,13 +307,14 @@ class Graph:
         for node in self.nodes:
             varies.append(node.kind in ("input", "state") or any(varies[k] for k in node.args))
         vectors = (k for k in self.names if varies[k] and self.nodes[k].width not in ("", PER_ROW))
-        named = {self.names[k]: k for k in vectors}
+        named = {self.names[k]: k for k in sorted(vectors)}
         return named | dict(zip(self.outputs, self.results[len(self.states) :], strict=True))
 
     @cached_property
     def _returning(self) -> dict[tuple[str, ...], Graph]:
         return {}
 
+    @constant
     def returning(self, names: tuple[str, ...]) -> Graph:
         """The same step with these states and gates as outputs, as far as they are no states.
 

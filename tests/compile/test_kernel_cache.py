@@ -234,7 +234,7 @@ def test_with_another_of_these_a_kernel_is_not_found(
     assert load(key_of("squares")) is None
 
 
-PRINT_NONE = {"unrolled.errors", "unrolled.folders", "unrolled.parameters"}
+PRINT_NONE = {f"unrolled.{name}" for name in ("errors", "folders", "parameters", "rows", "tracing")}
 
 
 def imported_by(path: Path) -> set[str]:

@@ -23,6 +23,7 @@ from unrolled.cells import find
 from unrolled.compile.loop import loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import prepare
+from unrolled.rows import Rows
 from unrolled.tracing import constant
 
 pytestmark = [
@@ -146,34 +147,43 @@ def test_the_size_of_what_is_saved_is_known_without_a_plan(setting: Setting) -> 
     case = setting.case(T=5, B=3)
     graph = setting.cell.graph_using(case.parameters)
     loop = loop_of(graph, torch.float64)
-    prepared = prepare(loop, case.x, case.state, case.parameters, False, True, True)
+    prepared = prepare(loop, case.x, case.state, case.parameters, None, False, True, True)
     assert prepared.plan("save").size["saved"] == saved_elements(loop, prepared.sizes.widths, 5 * 3)
     assert prepared.plan("inference").size["saved"] == 0
 
 
-def arguments(layer: nn.Module, learning: bool, tokens: bool, dtype: torch.dtype) -> tuple:
+def arguments(
+    layer: nn.Module, learning: bool, tokens: bool, dtype: torch.dtype, names: str = "", ragged: bool = False
+) -> tuple:
     """What `unrolled::recurrence` is called with for the first layer."""
     stacked = layer.parameters_of("l0")
-    x = torch.randint(3, (4, 2)) if tokens else torch.randn(4, 2, 3, dtype=dtype, requires_grad=learning)
+    shape = (8,) if ragged else (4, 2)  # whole cache lines: nothing is left unwritten
+    x = torch.randint(3, shape) if tokens else torch.randn(*shape, 3, dtype=dtype, requires_grad=learning)
     states = [torch.randn(2, 5, dtype=dtype, requires_grad=learning) for _ in layer.cell.states]
     tensors = [t.detach().to(dtype).requires_grad_(learning) for t in stacked.tensors]
-    return layer.cell.graph.key, stacked.layout, True, learning, x, [], states, tensors
+    rows = Rows(torch.tensor([6, 2]))
+    key = layer.cell.graph.returning(tuple(names.split())).key if names else layer.cell.graph.key
+    of_rows = [rows.lengths, rows.offsets] if ragged else []
+    return key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
 @pytest.mark.parametrize("learning", [False, True], ids=["inference", "learning"])
-@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("ragged", [False, True], ids=["equal", "ragged"])
+@pytest.mark.parametrize(("kind", "names"), [(LSTM, ""), (GRU, ""), (LSTM, "c f h")])
 def test_the_operators_keep_all_of_torchs_rules(
-    kind: type, learning: bool, tokens: bool, dtype: torch.dtype
+    kind: type, names: str, ragged: bool, learning: bool, tokens: bool, dtype: torch.dtype
 ) -> None:
-    given = arguments(kind(3, 5), learning, tokens, dtype)
+    given = arguments(kind(3, 5), learning, tokens, dtype, names, ragged)
     operator = torch.ops.unrolled
     assert set(opcheck(operator.recurrence.default, given).values()) == {"SUCCESS"}
     assert (operator.recurrence(*given)[-1].numel() > 0) == learning
     with torch.no_grad():
-        y, *ends, saved = operator.recurrence(*given[:3], True, *given[4:])
-        backward = (*given[:3], not tokens, learning, *given[4:], y, saved, [y, *([None] * len(ends))])
+        *results, saved = operator.recurrence(*given[:4], True, *given[5:])
+        outputs = results[: len(names.split()) or 1]
+        upstream = [*outputs, *[None] * (len(results) - len(outputs))]
+        backward = (*given[:4], not tokens, learning, *given[5:], outputs, saved, upstream)
         assert set(opcheck(operator.recurrence_backward.default, backward).values()) == {"SUCCESS"}
 
 
@@ -256,7 +266,7 @@ def test_second_derivatives_of_a_graph_are_right_or_refused() -> None:
         second(compiled(layer, "aot_eager"))
     given = arguments(layer, True, False, torch.float64)
     y, end, saved = torch.ops.unrolled.recurrence(*given)
-    rest = (*given[:3], True, True, *given[4:], y, saved, [y, end])
+    rest = (*given[:4], True, True, *given[5:], [y], saved, [y, end])
     with pytest.raises(BackendError, match="second derivatives"):
         torch.ops.unrolled.recurrence_backward(*rest)[0].sum().backward()
 

@@ -68,6 +68,7 @@ class RecurrentStack(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.backend = backend
+        self._gates = tuple(name for name in cell.graph.gates if name in cell.square.gates)
         self._parameters_tell = cell.graph.parameters_tell and cell.square.parameters_tell
         self.suffixes = tuple(
             f"l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[: 1 + bidirectional]
@@ -200,8 +201,7 @@ class RecurrentStack(nn.Module):
         """
         finals: list[dict[str, Tensor]] = []
         output, steps = self.cell.graph.output, {}
-        gates = tuple(name for name in self.cell.graph.gates if name in self.cell.square.gates)
-        returning = self.cell.states * return_states + gates * return_gates
+        returning = self.cell.states * return_states + self._gates * return_gates
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         initial = None if packing is None or given is None else self.initial_state(packing.B)
         for layer in range(self.num_layers):
