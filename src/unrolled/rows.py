@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,12 +17,26 @@ from torch import Tensor
 States = Mapping[str, Tensor]
 
 
+ROUND: Final = 16
+"""Plans are made for round numbers, so that the next batch finds one."""
+
+
+def rounded(number: int, to: int = ROUND) -> int:
+    return -(-number // to) * to
+
+
+def room(T: int, B: int, steps: int) -> int:
+    """The rows that are planned for."""
+    return rounded(steps, max(T * B // ROUND, 1))
+
+
 class Rows:
     """Some sequences, the longest first.
 
     Args:
         lengths: how many steps each has, none or more; (B,) whole numbers that do not rise.
-        offsets: (T + 2,): each step's first row, and twice the number of all; computed if not given.
+        offsets: (T + 2,): each step's first row, and twice the number of all; computed if not given. There
+            may be more steps than the longest has; they have no rows.
     """
 
     def __init__(self, lengths: Tensor, offsets: Tensor | None = None) -> None:
@@ -33,11 +47,12 @@ class Rows:
             self.lengths = lengths.detach().to("cpu", torch.long, copy=True)
             counts = torch.bincount(self.lengths).flip(0).cumsum(0).flip(0)[1:]  # those longer than t
             end = self.lengths.sum().view(1)
-            self.offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0), end))
+            nothing = end.expand(rounded(len(counts)) - len(counts) + 1)
+            self.offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0), nothing))
 
     @property
     def T(self) -> int:
-        """The steps of the longest."""
+        """Steps, at least those of the longest."""
         return len(self.offsets) - 2
 
     @property
@@ -86,6 +101,8 @@ class Rows:
         for t in reversed(range(self.T)) if reverse else range(self.T):
             first, end = self.places[t], self.places[t + 1]
             count = end - first
+            if not count:
+                continue
             if count < have:
                 ended.append(_rows(states, count, have))
                 states = _rows(states, 0, count)

@@ -3,7 +3,7 @@
 A team of workers carries out the lists of jobs in a context, an array of 64-bit integers:
 
     begin
-    for each chunk of time steps: before, the steps of the cell, after
+    for each chunk, as many time steps as have `chunk rows`: before, the steps of the cell, after
     end
 
 The rows of a step are those of the sequences that have it: sequences are sorted, the longest first, so they
@@ -34,7 +34,7 @@ HEADER: Final = {
             "steps",
             "T",
             "B",
-            "chunk",
+            "chunk rows",
             "reversed",
             "by units",
             "begin",

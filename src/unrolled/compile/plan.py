@@ -41,7 +41,7 @@ class Sizes:
     widths: what each width symbol is.
     parts: for each parameter of the loop, the tensor it is in and its first element there.
     tokens: whether the input is token numbers.
-    steps: the steps of all sequences together; None where each has T.
+    steps: room for the steps of all sequences together; None where each has T.
     """
 
     T: int
@@ -94,11 +94,11 @@ class Plan:
         by_units = self.workers > 1 and FEW * self.workers > B and not loop.reduces
         if not by_units:
             self.workers = min(self.workers, B)
-        self.chunk = min(T, max(1, -(-CHUNK // B)))
-        self.capacity = self.chunk * B
+        self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else -(-CHUNK // B) * B)
         self._words: list[int] = [0] * (FIRST + len(compiled.kernel.words))
         self._addresses: dict[int, At] = {}
-        self._header(T=T, B=B, chunk=self.chunk, reversed=backwards)
+        self._header(T=T, B=B, reversed=backwards)
+        self._words[HEADER["chunk rows"]] = CHUNK
         self._words[HEADER["by units"]] = by_units
         self._words[HEADER["ragged"]] = sizes.ragged
         for name in ("offsets", "lengths"):

@@ -19,7 +19,7 @@ from unrolled.compile.step import run_to
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
-from unrolled.rows import Rows, States
+from unrolled.rows import Rows, States, room
 
 PLANS = 256
 """Plans kept for each loop; the oldest go first."""
@@ -95,6 +95,13 @@ class Prepared:
         loop = self.loop
         return (*(f"y {name}" for name in loop.handed_on), *(f"end {name}" for name in loop.graph.states))
 
+    def shape(self, name: str, rows: Rows | None) -> tuple[int, ...]:
+        """The shape of a tensor for these sequences."""
+        shape = self.shapes[name]
+        if rows is None or not (name == "x" or name.startswith(("y ", "before "))):
+            return shape
+        return (rows.steps, *shape[1:])
+
     def complete(self, given: list[Tensor]) -> list[Tensor]:
         """These tensors, and zeros for biases that are missing."""
         if len(given) < len(self.names):
@@ -114,9 +121,9 @@ class Prepared:
         loop = self.loop
         plan = self.plan("save" if save else "inference")
         tensors = dict(zip(self.names, given, strict=True))
-        for name, shape in self.shapes.items():
+        for name in self.shapes:
             if name.startswith(("y ", "end ")):
-                tensors[name] = torch.empty(shape, dtype=loop.dtype, device="cpu")
+                tensors[name] = torch.empty(self.shape(name, rows), dtype=loop.dtype, device="cpu")
         rows = rows or self.equal
         tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
@@ -134,21 +141,21 @@ class Prepared:
         rows: Rows | None = None,
     ) -> list[Tensor | None]:
         """The gradients of `given` where they are needed, from those of the outputs and the final states."""
-        loop, names, shapes = self.loop, self.names, self.shapes
+        loop, names = self.loop, self.names
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
-        rows = rows or self.equal
-        tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
+        every = rows or self.equal
+        tensors |= {"offsets": every.offsets, "lengths": every.lengths}
         tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         tensors |= zip(self.results, outputs, strict=False)
         for name, d in zip(self.results, upstream, strict=True):
-            tensors[f"d_{name}"] = in_memory(saved.new_zeros(shapes[name]) if d is None else d)
+            tensors[f"d_{name}"] = in_memory(saved.new_zeros(self.shape(name, rows)) if d is None else d)
         results = []
         for name, asked in zip(names, needed, strict=True):
             d = None
-            if f"d_{name}" in plan.tensors or (asked and name in shapes):
+            if f"d_{name}" in plan.tensors or (asked and name in self.shapes):
                 make = torch.zeros if name in self.idle else torch.empty
-                d = tensors[f"d_{name}"] = make(shapes[name], dtype=loop.dtype, device="cpu")
+                d = tensors[f"d_{name}"] = make(self.shape(name, rows), dtype=loop.dtype, device="cpu")
             results.append(d if asked else None)
         plan.run(plan.addresses(tensors))
         return results
@@ -296,7 +303,8 @@ def prepared_for(
         needs: whether gradients of x and of the parameters are wanted.
     """
     key = (
-        x.shape, x.dtype, needs, rows and (rows.T, rows.B), reverse, torch.get_num_threads(), names,
+        x.shape if rows is None else (rows.T, rows.B, room(rows.T, rows.B, rows.steps), *x.shape[1:]),
+        x.dtype, needs, reverse, torch.get_num_threads(), names,
         *(t.shape for t in (tensors if state is None else (*state.values(), *tensors))),
         *(parameters[name].shape for name in loop.elsewhere if name in parameters),
     )  # fmt: skip
@@ -356,7 +364,8 @@ def prepare(
         parts |= dict.fromkeys(missing, (len(tensors), 0))
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
-        torch.get_num_threads(), needs_x, learning, None if rows is None else rows.steps,
+        torch.get_num_threads(), needs_x, learning,
+        None if rows is None else room(T, B, rows.steps),
     )  # fmt: skip
     prepared = Prepared(loop, sizes, shapes)
     prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None

@@ -24,7 +24,7 @@ from unrolled.compile.recurrence import Prepared, again, by_name, in_memory, inp
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
-from unrolled.rows import Rows
+from unrolled.rows import Rows, room
 from unrolled.tracing import constant
 
 LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -125,7 +125,10 @@ def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tenso
     x, _, states, _, of_rows = tensors
     loop = _loop(graph, handed_on, states[0].dtype)
     leading, widths = x.shape[: 1 if of_rows else 2], _widths(loop.graph, layout, tensors)
-    saved = saved_elements(loop, widths, math.prod(leading)) if save else 0
+    rows = math.prod(leading)
+    if of_rows:
+        rows = room(of_rows[1].shape[0] - 2, of_rows[0].shape[0], rows)
+    saved = saved_elements(loop, widths, rows) if save else 0
     nodes, results = loop.step.nodes, loop.step.results
     outputs = ((*leading, widths[nodes[results[name]].width]) for name in loop.handed_on)
     shapes = *outputs, *(state.shape for state in states), (saved,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 import llvmlite.binding as llvm
@@ -77,8 +77,10 @@ out:
 define void @entry(ptr %context, i64 %worker, i64 %workers) {{
   %T_at = getelementptr i64, ptr %context, i64 {HEADER["T"]}
   %T = load i64, ptr %T_at
-  %chunk_at = getelementptr i64, ptr %context, i64 {HEADER["chunk"]}
+  %chunk_at = getelementptr i64, ptr %context, i64 {HEADER["chunk rows"]}
   %chunk = load i64, ptr %chunk_at
+  %offsets_at = getelementptr i64, ptr %context, i64 {HEADER["offsets"]}
+  %offsets = load ptr, ptr %offsets_at
   %reversed_at = getelementptr i64, ptr %context, i64 {HEADER["reversed"]}
   %reversed_word = load i64, ptr %reversed_at
   %reversed = icmp ne i64 %reversed_word, 0
@@ -88,16 +90,25 @@ define void @entry(ptr %context, i64 %worker, i64 %workers) {{
   br label %head
 head:
   %s = phi i64 [ 0, %0 ], [ %s_end, %do ]
-  %more = icmp slt i64 %s, %T
-  br i1 %more, label %do, label %out
-do:
-  %s_next = add i64 %s, %chunk
-  %short = icmp slt i64 %T, %s_next
-  %s_end = select i1 %short, i64 %T, i64 %s_next
   %mirror_end = sub i64 %T, %s
+  %more = icmp slt i64 %s, %T
+  br i1 %more, label %longer, label %out
+longer:
+  %before = phi i64 [ %s, %head ], [ %s_end, %longer ]
+  %s_end = add i64 %before, 1
   %mirror = sub i64 %T, %s_end
   %begin = select i1 %reversed, i64 %mirror, i64 %s
   %end = select i1 %reversed, i64 %mirror_end, i64 %s_end
+  %begin_at = getelementptr i64, ptr %offsets, i64 %begin
+  %first = load i64, ptr %begin_at
+  %end_at = getelementptr i64, ptr %offsets, i64 %end
+  %last = load i64, ptr %end_at
+  %rows = sub i64 %last, %first
+  %few = icmp slt i64 %rows, %chunk
+  %left = icmp slt i64 %s_end, %T
+  %go_on = and i1 %few, %left
+  br i1 %go_on, label %longer, label %do
+do:
   call void @carry_out(ptr %context, i64 {HEADER["before"]}, i64 %begin, i64 %end, i64 %worker, i64 %workers)
   call void %steps(ptr %context, i64 %s, i64 %s_end, i64 %begin, i64 %worker, i64 %workers)
   call void @meet(ptr %context, i64 %workers)
@@ -259,7 +270,7 @@ class Team:
     """Torch's own threads, carrying out plans with the routines of a program."""
 
     def __init__(self, routines: Program) -> None:
-        self.address = routines.address
+        self.address = cache(routines.address)
         llvm.add_symbol("meet", routines.address("meet"))
         launch = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64)
         self._launch = launch(routines.address("launch"))

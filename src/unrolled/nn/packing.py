@@ -6,12 +6,52 @@ with all others, so neither padding nor a reset costs a step.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.errors import InputError
-from unrolled.rows import Rows
+from unrolled.rows import Rows, rounded
+
+
+class _Pick(torch.autograd.Function):
+    """Some of the rows, each once; torch does not know that, and adds up what comes back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor) -> Tensor:
+        return x.index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.count = len(inputs[0])
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:
+        return _Put.apply(d, *ctx.saved_tensors, ctx.count), None  # type: ignore[no-untyped-call]
+
+
+class _Put(torch.autograd.Function):
+    """So many rows, 0 but for those that are given."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, index: Tensor, count: int) -> Tensor:
+        return y.new_zeros(count, *y.shape[1:]).index_copy_(0, index, y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:
+        return _Pick.apply(d, *ctx.saved_tensors), None, None  # type: ignore[no-untyped-call]
 
 
 class Packing:
@@ -29,21 +69,29 @@ class Packing:
     def __init__(self, T: int, B: int, lengths: Tensor | None, resets: Tensor | None) -> None:
         self.T, self.B = T, B
         long = torch.full((B,), T) if lengths is None else lengths.detach().to("cpu", torch.long)
-        begins = torch.zeros(B, T, dtype=torch.bool)
+        sequence, first, size = torch.arange(B), torch.zeros(B, dtype=torch.long), long
+        is_first = is_last = torch.ones(B, dtype=torch.bool)
+        anew = torch.zeros(B, dtype=torch.bool)
         if resets is not None:
-            begins |= resets.detach().to("cpu").t() & (torch.arange(T) < long[:, None])
-        anew = begins[:, 0].clone() if T else torch.zeros(B, dtype=torch.bool)
-        begins[:, 0] = True
-        sequence, first = begins.nonzero(as_tuple=True)
-        is_last = torch.cat((sequence[1:] != sequence[:-1], torch.ones(1, dtype=torch.bool)))
-        end = torch.where(is_last, long[sequence], first.roll(-1))
-        size, order = (end - first).sort(descending=True, stable=True)
+            begins = resets.detach().to("cpu").t() & (torch.arange(T) < long[:, None])
+            anew = begins[:, 0].clone()
+            begins[:, 0] = True
+            sequence, first = begins.nonzero(as_tuple=True)
+            is_first = first == 0
+            is_last = is_first.roll(-1)
+            # As many pieces as the next batch may have, the last of them empty.
+            more = rounded(len(sequence)) - len(sequence)
+            size = torch.where(is_last, long[sequence], first.roll(-1)) - first
+            sequence, first, size, is_first, is_last = (
+                F.pad(value, (0, more)) for value in (sequence, first, size, is_first, is_last)
+            )
+        size, order = size.sort(descending=True, stable=True)
         self.rows = Rows(size)
-        self.sequence = sequence[order]
-        self.index = self.rows.index(T, B, first[order], self.sequence)
+        self.sequence, first, is_first, is_last = (
+            value[order] for value in (sequence, first, is_first, is_last)
+        )
+        self.index = self.rows.index(T, B, first, self.sequence)
         # Which pieces take the state that was given, and which leave theirs behind, by direction.
-        is_first = first[order] == 0
-        is_last = is_last[order]
         self._takes = is_first & ~anew[self.sequence], is_last
         self._leaves = tuple(
             place[self.sequence[place].argsort()]
@@ -52,12 +100,13 @@ class Packing:
 
     def pack(self, x: Tensor) -> Tensor:
         """The packed rows (N, ...) of a batch (T, B, ...)."""
-        return x.flatten(0, 1).index_select(0, self.index.to(x.device))
+        rows: Tensor = _Pick.apply(x.flatten(0, 1), self.index.to(x.device))  # type: ignore[no-untyped-call]
+        return rows
 
     def unpack(self, y: Tensor) -> Tensor:
         """The batch (T, B, ...) of packed rows, and 0 where there is none."""
-        whole = y.new_zeros(self.T * self.B, *y.shape[1:])
-        return whole.index_copy(0, self.index.to(y.device), y).view(self.T, self.B, *y.shape[1:])
+        whole: Tensor = _Put.apply(y, self.index.to(y.device), self.T * self.B)  # type: ignore[no-untyped-call]
+        return whole.view(self.T, self.B, *y.shape[1:])
 
     def start(self, given: Tensor, initial: Tensor, reverse: bool) -> Tensor:
         """The states of the pieces before their first steps, from those of the sequences (B, H), and those to
