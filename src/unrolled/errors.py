@@ -21,8 +21,12 @@ class CellError(UnrolledError):
     """The equations of a cell are wrong, or no cell of that name exists."""
 
 
-class InputError(UnrolledError, ValueError):
-    """An argument, a tensor or a state does not fit what it was given to."""
+class InputError(UnrolledError, ValueError, TypeError, RuntimeError):
+    """An argument, a tensor or a state does not fit what it was given to.
+
+    For the same mistake torch raises now the one and now the other of these kinds; whoever catches its errors
+    catches this.
+    """
 
 
 def no_such_token(token: int, words: int) -> InputError:

@@ -98,7 +98,7 @@ def scan(
         like, sizes = next(iter(state.values())), graph.output_sizes(state, parameters)
         nothing = {key: like.new_zeros(0, sizes[key]) for key in names or (graph.output,)}
         return nothing if names else nothing[graph.output], dict(state)
-    if backend != "reference":
+    if backend != "reference" and (x.numel() or not len(x)):  # a batch of none needs no kernel
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:

@@ -270,7 +270,6 @@ WRONG_INPUTS = {
     "features": (x[..., :4], None, ["4 features", "expected 5"]),
     "float32": (x.float(), None, ["torch.float32", "torch.float64", "x.to("]),
     "no steps": (x[:0], None, ["(0, 3, 5)", "at least one step"]),
-    "no rows": (x[:, :0], None, ["(2, 0, 5)", "at least one step and one row"]),
     "no steps, no batch": (x[:0, 0], None, ["(0, 5)", "at least one step"]),
     "bools": (torch.ones(2, 3, dtype=torch.bool), None, ["torch.bool", "token numbers"]),
     "complex numbers": (x + 0j, None, ["torch.complex128", "expected floats"]),

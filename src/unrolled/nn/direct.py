@@ -48,6 +48,8 @@ class DirectStack:
             return "it reads in both directions"
         if stack.dropout and stack.num_layers > 1:
             return "it drops values between layers"
+        if stack.initial is not None:
+            return "its initial states are learned"
         if stack.backend == "reference":
             return "it runs the reference"
         return cannot_run_directly(stack.cell, stack.parameters_of(stack.suffixes[0]))

@@ -34,6 +34,8 @@ class Recurrent(RecurrentStack):
         bidirectional: a second cell reads from the end; outputs are joined.
         init: initialisers by pattern, as in {"f.bias": 1.0, "*.h": "orthogonal"}; see
             `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
+        learn_initial: initial states are parameters, `initial.h`, (layers · directions, H); they begin with
+            what the cell says, and `init` may say otherwise, as in {"initial.*": "normal:0.1"}.
         backend: see `unrolled.scan.scan`.
 
     Shapes: x (T, B, D) or token numbers (T, B), also without B; outputs (T, B, H · directions); states
@@ -55,6 +57,7 @@ class Recurrent(RecurrentStack):
         dropout: float = 0.0,
         bidirectional: bool = False,
         init: Mapping[str, Initialiser] | None = None,
+        learn_initial: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -69,6 +72,9 @@ class Recurrent(RecurrentStack):
             dropout=dropout,
             bidirectional=bidirectional,
             backend=backend,
+            learn_initial=learn_initial,
+            device=device,
+            dtype=dtype,
         )
         self.bias = bias
         self.init = dict(init or {})
@@ -121,7 +127,9 @@ class Recurrent(RecurrentStack):
             for name, tensor in tensors.items():
                 how = wanted[name]
                 initialise(tensor, how if how is not None else f"uniform:{bound}")
+        self.reset_initial()
         everything = [(n, t) for suffix in self.suffixes for n, t in self.parameters_of(suffix).items()]
+        everything += [(f"initial.{n}", t) for n, t in (self.initial.items() if self.initial else ())]
         initialise_matching(everything, self.init)
 
     def extra_repr(self) -> str:

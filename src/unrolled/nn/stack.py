@@ -5,6 +5,7 @@ A subclass says where the parameters of one layer and direction are; the rest is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -48,6 +49,9 @@ class RecurrentStack(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         backend: str = "auto",
+        learn_initial: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if len(cell.inputs) != 1:
@@ -58,8 +62,11 @@ class RecurrentStack(nn.Module):
         for what, size in {"input_size": input_size, "num_layers": num_layers, **hidden}.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise InputError(f"{what} must be a whole number of at least 1, got {size!r}")
-        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise InputError(f"dropout must be between 0 and 1, got {dropout!r}")
+        for what, flag in {"batch_first": batch_first, "bidirectional": bidirectional}.items():
+            if not isinstance(flag, bool):
+                raise InputError(f"{what} must be True or False, got {flag!r}")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise InputError(f"dropout must be a number between 0 and 1, got {dropout!r}")
         self.cell = cell
         self.input_size = input_size
         self.state_sizes = dict(state_sizes)
@@ -73,6 +80,19 @@ class RecurrentStack(nn.Module):
         self.suffixes = tuple(
             f"l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[: 1 + bidirectional]
         )
+
+        self.initial = nn.ParameterDict() if learn_initial else None
+        for name, size in self.state_sizes.items():
+            if self.initial is not None and math.isfinite(cell.graph.initial.get(name, 0.0)):
+                value = torch.empty(len(self.suffixes), size, device=device, dtype=dtype)
+                self.initial[name] = nn.Parameter(value)
+        self.reset_initial()
+
+    def reset_initial(self) -> None:
+        """Set learned initial states to what the cell's states start from."""
+        with torch.no_grad():
+            for name, value in self.initial.items() if self.initial is not None else ():
+                value.fill_(self.cell.graph.initial.get(name, 0.0))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -102,8 +122,11 @@ class RecurrentStack(nn.Module):
     def initial_state(self, batch: int, like: Tensor | None = None) -> dict[str, Tensor]:
         """The state before the first step, by name, each (layers * directions, B, H)."""
         like = like if like is not None else next(self.parameters())
+        learned: Mapping[str, Tensor] = dict(self.initial.items()) if self.initial is not None else {}
         return {
-            name: like.new_full((len(self.suffixes), batch, size), self.cell.graph.initial.get(name, 0.0))
+            name: learned[name].unsqueeze(1).expand(-1, batch, -1)
+            if name in learned
+            else like.new_full((len(self.suffixes), batch, size), self.cell.graph.initial.get(name, 0.0))
             for name, size in self.state_sizes.items()
         }
 
@@ -156,7 +179,7 @@ class RecurrentStack(nn.Module):
             x = x.transpose(0, 1)
         given = self._given(state, x.shape[1], batched)
         packing = None
-        if lengths is not None or resets is not None:
+        if (lengths is not None or resets is not None) and x.shape[1]:
             packing = self._packing(x, lengths, resets, batched)
         rows = x if packing is None else packing.pack(x)
         y, end, steps = self._layers(rows, given, packing, return_states, return_gates)
@@ -248,7 +271,7 @@ class RecurrentStack(nn.Module):
         """The initial states that layers are given; None where each begins with its own."""
         if state is not None:
             return self._check_state(state, batch, batched)
-        return None if self._parameters_tell else self.initial_state(batch)
+        return None if self._parameters_tell and self.initial is None else self.initial_state(batch)
 
     def _check_input(self, x: Tensor, rows: str) -> bool:
         """Whether x has a batch; `rows` are its axes but for the last, in words."""
@@ -261,8 +284,8 @@ class RecurrentStack(nn.Module):
             raise InputError(f"x has shape {tuple(x.shape)}, expected ({layout})")
         if not tokens and x.shape[-1] != self.input_size:
             raise InputError(f"x has {x.shape[-1]} features in its last axis, expected {self.input_size}")
-        if x.numel() == 0 and 0 in x.shape[: axes - 1]:
-            raise InputError(f"x has shape {tuple(x.shape)}: a sequence needs at least one step and one row")
+        if x.numel() == 0 and x.shape[1 if axes == 3 and self.batch_first else 0] == 0:
+            raise InputError(f"x has shape {tuple(x.shape)}: a sequence needs at least one step")
         if not tokens and x.dtype != (dtype := self.dtype):
             raise InputError(f"x is {x.dtype}, but the layer is {dtype}; use x.to({dtype})")
         return axes == 3

@@ -44,6 +44,7 @@ class _TorchLayer(RecurrentStack):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
+        learn_initial: bool = False,
     ) -> None:
         if proj_size and "c" not in cell.states:
             raise InputError("proj_size is for an LSTM only, as in torch")
@@ -57,6 +58,9 @@ class _TorchLayer(RecurrentStack):
             dropout=dropout,
             bidirectional=bidirectional,
             backend=backend,
+            learn_initial=learn_initial,
+            device=device,
+            dtype=dtype,
         )
         self.hidden_size = hidden_size
         self.proj_size = proj_size
@@ -78,22 +82,44 @@ class _TorchLayer(RecurrentStack):
     def reset_parameters(self) -> None:
         """Draw the initial values anew, as torch does: uniform within ±1/√H."""
         bound = 1 / math.sqrt(self.hidden_size)
-        for tensor in self.parameters():
+        for tensor in self._parameters.values():
+            assert tensor is not None
             nn.init.uniform_(tensor, -bound, bound)
+        self.reset_initial()
 
     def parameters_of(self, suffix: str) -> Stacked:
-        own: dict[str, Any] = self._parameters  # attributes would cost as much as the rest of this
-        tensors: list[Tensor] = [own[f"weight_ih_{suffix}"], own[f"weight_hh_{suffix}"]]
+        own: dict[str, Any] = self._parameters
+
+        def tensor(name: str) -> Tensor:  # attributes would cost as much as the rest of this
+            found: Tensor = own[name] if name in own else getattr(self, name)  # one that is parametrised
+            return found
+
+        tensors = [tensor(f"weight_ih_{suffix}"), tensor(f"weight_hh_{suffix}")]
         if self.proj_size:
-            tensors.append(own[f"weight_hr_{suffix}"])
+            tensors.append(tensor(f"weight_hr_{suffix}"))
         if self.bias:
-            x_bias, h_bias = own[f"bias_ih_{suffix}"], own[f"bias_hh_{suffix}"]
+            x_bias, h_bias = tensor(f"bias_ih_{suffix}"), tensor(f"bias_hh_{suffix}")
             if self.x_gates == self.h_gates:
                 tensors.append(x_bias + h_bias)
             else:  # gates with a bias of their own for x and h come last
                 rows = self._shared * self.hidden_size
                 tensors += [x_bias[:rows] + h_bias[:rows], x_bias[rows:], h_bias[rows:]]
         return Stacked(tuple(tensors), self._parts)
+
+    @property
+    def mode(self) -> str:
+        """Torch's name of the kind of layer."""
+        return "LSTM" if "c" in self.cell.states else "GRU"
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The parameters of each layer and direction, in torch's order."""
+        names = ["weight_ih", "weight_hh", *["bias_ih", "bias_hh"] * self.bias]
+        names += ["weight_hr"] * bool(self.proj_size)
+        return [[getattr(self, f"{name}_{suffix}") for name in names] for suffix in self.suffixes]
+
+    def flatten_parameters(self) -> None:
+        """Nothing: parameters need not lie side by side here. Programs that run on torch's layers call it."""
 
     @property
     def _shared(self) -> int:
@@ -118,9 +144,10 @@ class _TorchLayer(RecurrentStack):
 
     @property
     def dtype(self) -> torch.dtype:
-        own: dict[str, Any] = self._parameters
-        dtype: torch.dtype = own["weight_hh_l0"].dtype
-        return dtype
+        for tensor in self._parameters.values():  # at hand, unless all are parametrised
+            assert tensor is not None
+            return tensor.dtype
+        return super().dtype
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.bias else ", bias=False")
@@ -159,6 +186,10 @@ class RNN(_TorchLayer):
         super().__init__(
             rnn.with_options(activation=nonlinearity), input_size, hidden_size, num_layers, *args, **kwargs
         )
+
+    @property
+    def mode(self) -> str:
+        return f"RNN_{self.nonlinearity.upper()}"
 
     def forward(
         self,
