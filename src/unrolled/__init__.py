@@ -23,12 +23,12 @@ from unrolled.errors import (
     InputError,
     UnrolledError,
 )
-from unrolled.nn import GRU, LSTM, RNN, Recurrent
+from unrolled.nn import GRU, LSTM, RNN, Recurrent, Streamer
 from unrolled.scan import scan
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "DataError",
-    "DivergedError", "InputError", "Recurrent", "UnrolledError", "cell", "cells", "fit", "layer_norm", "scan",
+    "DivergedError", "InputError", "Recurrent", "Streamer", "UnrolledError", "cell", "cells", "fit", "layer_norm", "scan",
 ]  # fmt: skip

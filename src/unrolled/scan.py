@@ -139,16 +139,16 @@ def _check_tokens(x: Tensor, words: int) -> None:
         raise no_such_token(low if low < 0 else high, words)
 
 
-def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor]) -> str | None:
-    """Why `unrolled.compile.direct` cannot run a cell on tokens, or None if it can."""
+def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor], tokens: bool = True) -> str | None:
+    """Why `unrolled.compile.direct` and `stream` cannot run a cell, or None if they can."""
     graph = cell.graph_using(parameters)
     values = [value.detach() for value in parameters.values()]
-    if graph.uses_directly(graph.inputs[0]):
+    if tokens and graph.uses_directly(graph.inputs[0]):
         return "it needs the one-hot vectors themselves"
-    tokens = torch.empty(0, dtype=torch.long)
-    if (reason := _cannot_compile(tokens, (tokens, *values))) is not None:
-        return reason
     dtype = values[0].dtype
+    x = torch.empty(0, dtype=torch.long if tokens else dtype)
+    if (reason := _cannot_compile(x, (x, *values))) is not None:
+        return reason
     return "torch computes a part of it before the loop" if loop_of(graph, dtype).given else None
 
 

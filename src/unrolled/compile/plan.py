@@ -314,20 +314,28 @@ class Plan:
         moves = [
             (place, self.tensors.index(at.tensor), at.element * size) for place, at in self._addresses.items()
         ]
-        self._code = np.array(self._words, dtype=np.int64), np.array(moves, dtype=np.int64)
-        where = [number for part in self._code for number in (part.ctypes.data, len(part))]
-        self._record = np.array(where, dtype=np.int64)
-        self._address = self._record.ctypes.data
+        whole, where = np.array(self._words, dtype=np.int64), np.array(moves, dtype=np.int64)
+        begun = whole.copy()
+        begun[HEADER["begin"]] = len(whole) - 1  # the end of the last list: nothing is done
+        records = [
+            np.array([code.ctypes.data, len(code), where.ctypes.data, len(where)], dtype=np.int64)
+            for code in (whole, begun)
+        ]
+        self._kept = whole, begun, where, records
+        self._records = [record.ctypes.data for record in records]
 
     def addresses(self, tensors: Mapping[str, Tensor]) -> bytes:
         """Where these tensors are, by name. They must outlive it."""
         return self._pack_addresses(*[tensors[name].data_ptr() for name in self.tensors])
 
-    def run(self, addresses: bytes) -> None:
+    def run(self, addresses: bytes, begun: bool = False) -> None:
         """Carry it out on tensors.
+
+        Args:
+            begun: an earlier run has left packed weights in `work`, so what comes first is left out.
 
         Raises:
             InputError: a token is none of the words.
         """
-        if token := self.loop.team.run(self._address, addresses, self.workers):
+        if token := self.loop.team.run(self._records[begun], addresses, self.workers):
             raise no_such_token(token, self.input_width)

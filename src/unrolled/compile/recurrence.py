@@ -102,9 +102,9 @@ class Prepared:
             return shape
         return (rows.steps, *shape[1:])
 
-    def complete(self, given: list[Tensor]) -> list[Tensor]:
-        """These tensors, and zeros for biases that are missing."""
-        if len(given) < len(self.names):
+    def complete(self, given: list[Tensor], others: int = 0) -> list[Tensor]:
+        """These tensors, and zeros for biases that are missing; `others` of `names` are elsewhere."""
+        if len(given) + others < len(self.names):
             given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype, device="cpu"))
         return given
 

@@ -2,6 +2,7 @@
 
 from unrolled.nn.initialise import INITIALISERS, initialise
 from unrolled.nn.recurrent import Recurrent
+from unrolled.nn.streamer import Streamer
 from unrolled.nn.torch_layers import GRU, LSTM, RNN
 
-__all__ = ["GRU", "INITIALISERS", "LSTM", "RNN", "Recurrent", "initialise"]
+__all__ = ["GRU", "INITIALISERS", "LSTM", "RNN", "Recurrent", "Streamer", "initialise"]

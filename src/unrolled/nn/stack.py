@@ -265,6 +265,34 @@ class RecurrentStack(nn.Module):
         }
         return x, end, kept
 
+    def step(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of all layers: what a sequence of one step gives.
+
+        Args:
+            x_t: (B, D), or token numbers (B,).
+            state: by name, each (layers, B, H); None for the start.
+
+        Returns:
+            the outputs (B, H), and the new states.
+
+        Raises:
+            InputError: something does not fit, or the layer also reads backwards.
+        """
+        if self.bidirectional:
+            raise InputError("a layer that also reads backwards cannot run step by step")
+        y, end, _ = self.run(x_t.unsqueeze(1 if self.batch_first else 0), state)
+        return y.squeeze(1 if self.batch_first else 0), end
+
+    def checked_state(self, state: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
+        """A state of so many sequences.
+
+        Raises:
+            InputError: it does not fit the layer.
+        """
+        return self._check_state(state, batch, batched=True)
+
     def _given(
         self, state: Mapping[str, Tensor] | None, batch: int, batched: bool
     ) -> dict[str, Tensor] | None:

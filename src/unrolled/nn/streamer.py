@@ -1,0 +1,103 @@
+"""A layer one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unrolled.compile.stream import Stream
+from unrolled.errors import BackendError, InputError
+from unrolled.nn.stack import RecurrentStack
+from unrolled.scan import cannot_run_directly
+
+
+class Streamer:
+    """Runs all layers of a stack step by step, for inference, as sequences come in.
+
+    `streamer(x_t)` returns the outputs of a step and keeps the states. Memory is taken and weights are packed
+    once; a change of the parameters in place, by an optimiser or `load_state_dict`, is noticed.
+
+    Args:
+        layer: a layer of this library that reads forwards.
+        batch: how many sequences there are.
+        tokens: whether inputs are token numbers.
+
+    Attributes:
+        state: the states by name, each (layers, B, H); `streamer.reset` sets them.
+
+    Raises:
+        InputError: the layer also reads backwards.
+        BackendError: kernels cannot run the cell; the message says why.
+    """
+
+    def __init__(self, layer: RecurrentStack, batch: int = 1, *, tokens: bool = False) -> None:
+        if layer.bidirectional:
+            raise InputError("a layer that also reads backwards cannot run step by step")
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
+        self.layer = layer
+        self.batch = batch
+        self._shape = (batch,) if tokens else (batch, layer.input_size)
+        self._dtype = torch.long if tokens else layer.dtype
+        self._watched = list(layer.parameters())
+        self._x = torch.zeros(1, *self._shape, dtype=self._dtype)
+        with torch.no_grad():
+            self.state = {name: value.clone() for name, value in layer.initial_state(batch).items()}
+        self._build()
+
+    def reset(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Begin anew, with a state as the layer returns it, or its own.
+
+        Raises:
+            InputError: the state does not fit.
+        """
+        with torch.no_grad():
+            given = self.layer.initial_state(self.batch) if state is None else state
+            for name, value in self.layer.checked_state(given, self.batch).items():
+                self.state[name].copy_(value)
+
+    def __call__(self, x_t: Tensor) -> Tensor:
+        """The outputs (B, H) of a step, memory that the next step writes over.
+
+        Args:
+            x_t: (B, D), or token numbers (B,).
+
+        Raises:
+            InputError: x_t does not fit.
+        """
+        if x_t.shape != self._shape or (x_t.dtype != self._dtype and self._dtype != torch.long):
+            raise InputError(
+                f"x_t is {x_t.dtype} of shape {tuple(x_t.shape)}, expected {self._dtype} of {self._shape}"
+            )
+        if self._stamp() != self._made_for:
+            self._build()
+        with torch.no_grad():
+            self._x[0].copy_(x_t)
+        for stream in self._streams:
+            stream.step()
+        return self._streams[-1].y[0]
+
+    def _stamp(self) -> list[tuple[int, int]]:
+        """What tells whether parameters have changed."""
+        return [(p.data_ptr(), p._version) for p in self._watched]
+
+    def _build(self) -> None:
+        self._watched = list(self.layer.parameters())
+        self._made_for = self._stamp()
+        self._streams: list[Stream] = []
+        x = self._x
+        with torch.no_grad():
+            for place, suffix in enumerate(self.layer.suffixes):
+                parameters = {
+                    name: value.detach().contiguous()
+                    for name, value in self.layer.parameters_of(suffix).items()
+                }
+                tokens = not x.is_floating_point()
+                if (reason := cannot_run_directly(self.layer.cell, parameters, tokens)) is not None:
+                    raise BackendError(f"no stream of cell {self.layer.cell.name!r}: {reason}")
+                graph = self.layer.cell.graph_using(parameters)
+                state = {name: value[place] for name, value in self.state.items()}
+                self._streams.append(Stream(graph, x, state, parameters))
+                x = self._streams[-1].y
