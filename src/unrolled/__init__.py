@@ -30,5 +30,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "DataError",
-    "DivergedError", "InputError", "Recurrent", "Streamer", "UnrolledError", "cell", "cells", "fit", "layer_norm", "scan",
+    "DivergedError", "InputError", "Recurrent", "Streamer", "UnrolledError", "cell", "cells", "fit",
+    "layer_norm", "scan",
 ]  # fmt: skip
