@@ -1,9 +1,12 @@
 """Step by step a layer gives what it gives for the whole sequence."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
-from cases import SETTINGS, Setting, assert_same, encoded, random
+from cases import SETTINGS, Setting, assert_same, encoded, flat, random
 from unrolled import GRU, LSTM, RNN, BackendError, InputError, Recurrent, Streamer
 from unrolled.cells import gru_cho, lstm, mut1
 from unrolled.compile.loop import loop_of
@@ -71,6 +74,26 @@ def test_every_cell_streams_or_says_why_not(setting: Setting) -> None:
     streamer = Streamer(layer, 2)
     found = torch.stack([streamer(x_t).clone() for x_t in x])
     assert_same({"y": found, **streamer.state}, {"y": expected, **end}, 1e-11)
+
+
+@each
+def test_a_step_without_gradients_is_one_with_them(make) -> None:
+    layer = make(num_layers=2)
+    x_t, state = random(B, D), {name: random(2, B, H) for name in layer.cell.states}
+    for given in (None, state):
+        expected = flat(*layer.step(x_t, given))
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                found = flat(*layer.step(x_t, given))
+                again = flat(*layer.step(x_t, given))
+            assert_same(found, expected, 1e-12)
+            assert_same(again, found)
+    copied, loaded = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    with torch.no_grad():
+        for other in (copied, loaded, layer.float()):
+            kind = next(other.parameters()).dtype
+            found = flat(*other.step(x_t.detach().to(kind)))
+            assert_same(found, flat(*layer.double().step(x_t)), 1e-6)
 
 
 def test_a_state_is_taken_up_and_given_back() -> None:

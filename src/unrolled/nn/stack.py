@@ -6,6 +6,7 @@ A subclass says where the parameters of one layer and direction are; the rest is
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
-from unrolled.errors import InputError
+from unrolled.errors import BackendError, InputError
 from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
+from unrolled.nn.streamer import Streamer
 from unrolled.scan import scan
 
 
@@ -75,6 +77,7 @@ class RecurrentStack(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.backend = backend
+        self._streamers: dict[tuple[int, bool, torch.dtype, int], Streamer | None] = {}
         self._gates = tuple(name for name in cell.graph.gates if name in cell.square.gates)
         self._parameters_tell = cell.graph.parameters_tell and cell.square.parameters_tell
         self.suffixes = tuple(
@@ -282,8 +285,29 @@ class RecurrentStack(nn.Module):
         """
         if self.bidirectional:
             raise InputError("a layer that also reads backwards cannot run step by step")
+        if not torch.is_grad_enabled() and (streamer := self._streamer(x_t)) is not None:
+            streamer.reset(state)
+            return streamer(x_t).clone(), {name: value.clone() for name, value in streamer.state.items()}
         y, end, _ = self.run(x_t.unsqueeze(1 if self.batch_first else 0), state)
         return y.squeeze(1 if self.batch_first else 0), end
+
+    def _streamer(self, x_t: Tensor) -> Streamer | None:
+        """This thread's streamer for such steps; None where there can be none."""
+        if torch.compiler.is_compiling() or type(x_t) is not Tensor or self.backend == "reference":
+            return None
+        tokens = not x_t.is_floating_point()
+        key = len(x_t), tokens, self.dtype, threading.get_ident()
+        if key not in self._streamers:
+            try:
+                self._streamers[key] = Streamer(self, len(x_t), tokens=tokens)
+            except BackendError:
+                self._streamers[key] = None
+            while len(self._streamers) > 8:
+                self._streamers.pop(next(iter(self._streamers)))
+        return self._streamers[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_streamers": {}}  # a copy makes its own
 
     def checked_state(self, state: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
         """A state of so many sequences.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unrolled.compile.stream import Stream
 from unrolled.errors import BackendError, InputError
-from unrolled.nn.stack import RecurrentStack
 from unrolled.scan import cannot_run_directly
+
+if TYPE_CHECKING:
+    from unrolled.nn.stack import RecurrentStack
 
 
 class Streamer:
@@ -42,8 +45,9 @@ class Streamer:
         self._shape = (batch,) if tokens else (batch, layer.input_size)
         self._dtype = torch.long if tokens else layer.dtype
         self._watched = list(layer.parameters())
-        self._x = torch.zeros(1, *self._shape, dtype=self._dtype)
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
+            self._x = torch.zeros(1, *self._shape, dtype=self._dtype)
+            self._row = self._x[0]
             self.state = {name: value.clone() for name, value in layer.initial_state(batch).items()}
         self._build()
 
@@ -67,17 +71,20 @@ class Streamer:
         Raises:
             InputError: x_t does not fit.
         """
-        if x_t.shape != self._shape or (x_t.dtype != self._dtype and self._dtype != torch.long):
+        if (
+            x_t.shape != self._shape
+            or x_t.is_floating_point() != self._dtype.is_floating_point
+            or (x_t.dtype != self._dtype and x_t.is_floating_point())
+        ):
             raise InputError(
                 f"x_t is {x_t.dtype} of shape {tuple(x_t.shape)}, expected {self._dtype} of {self._shape}"
             )
         if self._stamp() != self._made_for:
             self._build()
-        with torch.no_grad():
-            self._x[0].copy_(x_t)
+        self._row.copy_(x_t.detach() if x_t.requires_grad else x_t)
         for stream in self._streams:
             stream.step()
-        return self._streams[-1].y[0]
+        return self._y
 
     def _stamp(self) -> list[tuple[int, int]]:
         """What tells whether parameters have changed."""
@@ -88,7 +95,7 @@ class Streamer:
         self._made_for = self._stamp()
         self._streams: list[Stream] = []
         x = self._x
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for place, suffix in enumerate(self.layer.suffixes):
                 parameters = {
                     name: value.detach().contiguous()
@@ -101,3 +108,4 @@ class Streamer:
                 state = {name: value[place] for name, value in self.state.items()}
                 self._streams.append(Stream(graph, x, state, parameters))
                 x = self._streams[-1].y
+            self._y = x[0]
