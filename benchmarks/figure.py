@@ -30,11 +30,23 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (3.4, ((1, ("zoo",)),)),
     (2.1, ((1, ("compile",)), (1, ("memory",)))),
     (1.6, ((1, ("char",)), (1, ("sgemm",)))),
-    (2.0, ((1, ("start",)),)),
+    (3.0, ((1, ("lengths",)), (1, ("resets",)))),
+    (2.0, ((1, ("start",)), (0.7, ("stream",)))),
 )
 """Rows by height; in each, panels by width; in each, families."""
 
-BARS = {"lstm", "gru", "rnn", "lstm-inference", "gru-inference", "rnn-inference", "loop", "jax"}
+BARS = {
+    "lstm",
+    "gru",
+    "rnn",
+    "lstm-inference",
+    "gru-inference",
+    "rnn-inference",
+    "loop",
+    "jax",
+    "lengths",
+    "resets",
+}
 """Families that are drawn over the grid."""
 
 

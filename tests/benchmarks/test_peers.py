@@ -8,7 +8,7 @@ from torch import nn
 
 import unrolled
 from benchmarks import __main__ as command
-from benchmarks import char, jax_scan, loop, memory, start, zoo
+from benchmarks import char, jax_scan, loop, memory, ragged, start, stream, zoo
 from benchmarks.child import ChildError, child
 from benchmarks.families import FAMILIES
 from benchmarks.family import Settings, Size
@@ -40,6 +40,26 @@ def test_one_wrong_weight_is_refused(name):
         next(theirs.parameters())[0, 0] += 0.01
     assert refusal(name, SMALL, None, TrainingStep(ours, x, d_y), TrainingStep(theirs, x, d_y))
     assert refusal(name, SMALL, None, Inference(ours, x), Inference(theirs, x))
+
+
+def test_lengths_are_held_to_the_padded_batch():
+    layer = unrolled.LSTM(SMALL.D, SMALL.H)
+    drawn = [torch.tensor([4, 1, 2]), torch.tensor([3, 4, 1])]
+    real = [(torch.arange(SMALL.T)[:, None] < some).unsqueeze(-1).float() for some in drawn]
+    whole = ragged.Step(layer, SMALL, [{}] * 2, real)
+    for given, right in ((drawn, True), (drawn[::-1], False)):
+        ours = ragged.Step(layer, SMALL, [{"lengths": some} for some in given], real)
+        assert (refusal("a", SMALL, None, ours, whole) is None) == right
+        whole.done = 0
+
+
+def test_steps_are_held_to_torchs_cell():
+    layer, cell, x = unrolled.LSTM(4, 4), nn.LSTMCell(4, 4), torch.randn(1, 4)
+    for right in (False, True):
+        if right:
+            cell.load_state_dict({n.removesuffix("_l0"): p for n, p in layer.state_dict().items()})
+        for side in (stream.OneStep, stream.Stream):
+            assert (refusal("a", SMALL, None, side(layer, x), stream.Cell(cell, x)) is None) == right
 
 
 @pytest.mark.parametrize(
