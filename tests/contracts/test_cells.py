@@ -74,15 +74,17 @@ def test_gradients_of_a_step_equal_differences(setting):
     assert torch.autograd.gradcheck(step, leaves, atol=1e-8, rtol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @each
-def test_gradients_of_a_sequence_equal_differences(setting):
+def test_gradients_of_a_sequence_equal_differences(setting, backend):
     case = setting.case(T=3)
     names = list(case.leaves)
 
     def run(*values):
         given = dict(zip(names, values, strict=True))
         state = {name: given.pop(f"state {name}") for name in case.state}
-        return tuple(flat(*type(case)(case.cell, given.pop("x"), state, given).scan()).values())
+        moved = type(case)(case.cell, given.pop("x"), state, given)
+        return tuple(flat(*moved.scan(backend=backend)).values())
 
     assert torch.autograd.gradcheck(run, tuple(case.leaves.values()), atol=1e-8, rtol=1e-5)
 
