@@ -106,6 +106,16 @@ class _TorchLayer(RecurrentStack):
                 tensors += [x_bias[:rows] + h_bias[:rows], x_bias[rows:], h_bias[rows:]]
         return Stacked(tuple(tensors), self._parts)
 
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        **options: Unpack[Options],
+    ) -> tuple[Any, ...]:
+        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
+        output, end, steps = self.run(input, None if hx is None else {"h": hx}, **options)
+        return (output, end["h"], steps) if steps else (output, end["h"])
+
     @property
     def mode(self) -> str:
         """Torch's name of the kind of layer."""
@@ -191,16 +201,6 @@ class RNN(_TorchLayer):
     def mode(self) -> str:
         return f"RNN_{self.nonlinearity.upper()}"
 
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        **options: Unpack[Options],
-    ) -> tuple[Any, ...]:
-        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
-        output, end, steps = self.run(input, None if hx is None else {"h": hx}, **options)
-        return (output, end["h"], steps) if steps else (output, end["h"])
-
 
 class GRU(_TorchLayer):
     """Gated recurrent unit with the arguments of `torch.nn.GRU`; `layer(x, h)` returns `output, h`.
@@ -221,16 +221,6 @@ class GRU(_TorchLayer):
         self, input_size: int, hidden_size: int, num_layers: int = 1, *args: Any, **kwargs: Any
     ) -> None:
         super().__init__(gru, input_size, hidden_size, num_layers, *args, **kwargs)
-
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        **options: Unpack[Options],
-    ) -> tuple[Any, ...]:
-        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
-        output, end, steps = self.run(input, None if hx is None else {"h": hx}, **options)
-        return (output, end["h"], steps) if steps else (output, end["h"])
 
 
 class LSTM(_TorchLayer):
