@@ -59,6 +59,11 @@ class Rows:
     def B(self) -> int:
         return len(self.lengths)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What kernels read of it, by name."""
+        return {"offsets": self.offsets, "lengths": self.lengths}
+
     @cached_property
     def places(self) -> list[int]:
         """`offsets` as numbers."""

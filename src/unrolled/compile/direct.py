@@ -44,7 +44,7 @@ class Direct:
         y = f"y {graph.output}"
         self.y, self.d_y = (torch.zeros(prepared.shapes[y], dtype=dtype) for _ in range(2))
         tensors = {"x": x, y: self.y, f"d_{y}": self.d_y}
-        tensors |= {"offsets": prepared.equal.offsets, "lengths": prepared.equal.lengths}
+        tensors |= prepared.equal.tensors
         if d_x is not None:
             tensors["d_x"] = d_x
         for name in graph.states:

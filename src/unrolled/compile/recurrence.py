@@ -124,8 +124,7 @@ class Prepared:
         for name in self.shapes:
             if name.startswith(("y ", "end ")):
                 tensors[name] = torch.empty(self.shape(name, rows), dtype=loop.dtype, device="cpu")
-        rows = rows or self.equal
-        tensors |= {"offsets": rows.offsets, "lengths": rows.lengths}
+        tensors |= (rows or self.equal).tensors
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
         plan.run(plan.addresses(tensors))
@@ -144,8 +143,7 @@ class Prepared:
         loop, names = self.loop, self.names
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
-        every = rows or self.equal
-        tensors |= {"offsets": every.offsets, "lengths": every.lengths}
+        tensors |= (rows or self.equal).tensors
         tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         tensors |= zip(self.results, outputs, strict=False)
         for name, d in zip(self.results, upstream, strict=True):

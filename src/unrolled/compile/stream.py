@@ -32,7 +32,7 @@ class Stream:
         self._plan = prepared.plan("inference")
         name = f"y {graph.output}"
         self.y = torch.zeros(prepared.shapes[name], dtype=loop.dtype)
-        tensors = {"x": x, name: self.y, "offsets": prepared.equal.offsets, "lengths": prepared.equal.lengths}
+        tensors = {"x": x, name: self.y, **prepared.equal.tensors}
         for key, value in state.items():
             tensors |= {f"start {key}": value, f"end {key}": value}
         others = sum(not key.startswith("parameter ") for key in prepared.names)
