@@ -125,6 +125,37 @@ def test_a_change_of_the_parameters_is_noticed() -> None:
     layer.load_state_dict(other.state_dict())
     streamer.reset()
     assert torch.equal(streamer(x), other(x[None])[0][0])
+    with torch.no_grad():
+        before, _ = layer.step(x)
+        layer.weight_ih_l0 = torch.nn.Parameter(torch.ones_like(layer.weight_ih_l0))  # another in its place
+        streamer.reset()
+        assert torch.equal(streamer(x), layer(x[None])[0][0])
+        assert torch.equal(layer.step(x)[0], layer(x[None])[0][0])
+        assert not torch.equal(layer.step(x)[0], before)
+        torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+        layer.parametrizations.weight_hh_l0.original0.mul_(2)
+        state = {name: torch.ones(1, B, H, dtype=torch.float64) for name in "hc"}
+        expected, _ = layer(x[None], tuple(state.values()))
+        streamer.reset(state)
+        assert torch.equal(streamer(x), expected[0])
+        assert torch.equal(layer.step(x, state)[0], expected[0])
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_step_takes_and_refuses_what_a_sequence_does(grad: bool) -> None:
+    layer = LSTM(D, H)
+    with torch.set_grad_enabled(grad):
+        y, end = layer.step(torch.randn(D))
+        assert y.shape == (H,)
+        assert end["h"].shape == (1, H)
+        assert layer.step(torch.randn(0, D))[0].shape == (0, H)
+        for wrong in (torch.ones(B).bool(), torch.ones(B, dtype=torch.complex64), torch.randn(B, D + 1)):
+            with pytest.raises(InputError):
+                layer.step(wrong)
+    streamer = Streamer(layer, B, tokens=True)
+    for wrong in (torch.ones(B).bool(), torch.ones(B, dtype=torch.complex64)):
+        with pytest.raises(InputError, match=r"expected torch\.int64 of \(3,\)"):
+            streamer(wrong)
 
 
 def test_what_cannot_stream_says_why() -> None:

@@ -83,7 +83,6 @@ class RecurrentStack(nn.Module):
         self.suffixes = tuple(
             f"l{layer}{way}" for layer in range(num_layers) for way in ("", "_reverse")[: 1 + bidirectional]
         )
-
         self.initial = nn.ParameterDict() if learn_initial else None
         for name, size in self.state_sizes.items():
             if self.initial is not None and math.isfinite(cell.graph.initial.get(name, 0.0)):
@@ -226,7 +225,7 @@ class RecurrentStack(nn.Module):
             the outputs, the final states of the batch, and values at every step for each layer and direction.
         """
         finals: list[dict[str, Tensor]] = []
-        output, steps = self.cell.graph.output, {}
+        output = self.cell.graph.output
         returning = self.cell.states * return_states + self._gates * return_gates
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         initial = None if packing is None or given is None else self.initial_state(packing.B)
@@ -242,7 +241,7 @@ class RecurrentStack(nn.Module):
                         name: packing.start(value, initial[name][place], reverse)
                         for name, value in state.items()
                     }
-                y, final = scan(
+                values, final = scan(
                     self.cell,
                     x,
                     state,
@@ -252,14 +251,11 @@ class RecurrentStack(nn.Module):
                     reverse=reverse,
                     backend=self.backend,
                 )
-                if returning:
-                    steps = y
-                    y = steps[output]
-                for name, values in kept.items():
-                    values.append(steps[name])
+                for name in kept:
+                    kept[name].append(values[name])
                 if packing is not None:
                     final = {name: packing.end(value, reverse) for name, value in final.items()}
-                outputs.append(y)
+                outputs.append(values[output] if returning else values)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
         end = {
@@ -296,6 +292,8 @@ class RecurrentStack(nn.Module):
         if torch.compiler.is_compiling() or type(x_t) is not Tensor or self.backend == "reference":
             return None
         tokens = not x_t.is_floating_point()
+        if x_t.ndim != 2 - tokens or not len(x_t) or not x_t.is_cpu:
+            return None
         key = len(x_t), tokens, self.dtype, threading.get_ident()
         if key not in self._streamers:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -15,12 +15,15 @@ from unrolled.scan import cannot_run_directly
 if TYPE_CHECKING:
     from unrolled.nn.stack import RecurrentStack
 
+TOKENS: Final = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+"""What token numbers may be."""
+
 
 class Streamer:
     """Runs all layers of a stack step by step, for inference, as sequences come in.
 
     `streamer(x_t)` returns the outputs of a step and keeps the states. Memory is taken and weights are packed
-    once; a change of the parameters in place, by an optimiser or `load_state_dict`, is noticed.
+    once; a change of the parameters is noticed.
 
     Args:
         layer: a layer of this library that reads forwards.
@@ -44,7 +47,6 @@ class Streamer:
         self.batch = batch
         self._shape = (batch,) if tokens else (batch, layer.input_size)
         self._dtype = torch.long if tokens else layer.dtype
-        self._watched = list(layer.parameters())
         with torch.inference_mode(False), torch.no_grad():
             self._x = torch.zeros(1, *self._shape, dtype=self._dtype)
             self._row = self._x[0]
@@ -71,13 +73,11 @@ class Streamer:
         Raises:
             InputError: x_t does not fit.
         """
-        if (
-            x_t.shape != self._shape
-            or x_t.is_floating_point() != self._dtype.is_floating_point
-            or (x_t.dtype != self._dtype and x_t.is_floating_point())
-        ):
+        fits = x_t.dtype == self._dtype or (self._dtype == torch.long and x_t.dtype in TOKENS)
+        if x_t.shape != self._shape or not fits or not x_t.is_cpu:
             raise InputError(
                 f"x_t is {x_t.dtype} of shape {tuple(x_t.shape)}, expected {self._dtype} of {self._shape}"
+                + f" in memory, not on {x_t.device}" * (not x_t.is_cpu)
             )
         if self._stamp() != self._made_for:
             self._build()
@@ -86,12 +86,14 @@ class Streamer:
             stream.step()
         return self._y
 
-    def _stamp(self) -> list[tuple[int, int]]:
-        """What tells whether parameters have changed."""
-        return [(p.data_ptr(), p._version) for p in self._watched]
+    def _stamp(self) -> list[tuple[int, int, int] | None]:
+        """What tells whether parameters have changed, or others have taken their places."""
+        found = (owner.get(name) for owner, name in self._places)
+        return [None if p is None else (id(p), p.data_ptr(), p._version) for p in found]
 
     def _build(self) -> None:
-        self._watched = list(self.layer.parameters())
+        owners = (module._parameters for module in self.layer.modules())
+        self._places = [(owner, name) for owner in owners for name in owner]
         self._made_for = self._stamp()
         self._streams: list[Stream] = []
         x = self._x
