@@ -81,7 +81,8 @@ def stepped(layer, x_t: torch.Tensor, state=None) -> dict[str, torch.Tensor]:
 @each
 def test_a_step_without_gradients_is_one_with_them(make) -> None:
     layer = make(num_layers=2)
-    x_t, state = random(B, D), {name: random(2, B, H) for name in layer.cell.states}
+    x_t, values = random(B, D), {name: random(2, B, H) for name in layer.cell.states}
+    state = {LSTM: tuple(values.values()), Recurrent: values}.get(type(layer), values["h"])
     for given in (None, state):
         expected = stepped(layer, x_t, given)
         for mode in (torch.no_grad, torch.inference_mode):
