@@ -63,8 +63,8 @@ Forward loop
 Backward loop: δ_z is the gradient of what W.z(…) gives, ∂ of other values
         products that run together   what follows
     1                                δ_z, δ_n, r ⊙ hₜ₋₁
-    2   W_zhᵀ δ_z, W_nhᵀ δ_n         δ_r, 2 parts of ∂hₜ₋₁
-    3   W_rhᵀ δ_r                    ∂hₜ₋₁
+    2   W_nhᵀ δ_n                    δ_r, a part of ∂hₜ₋₁
+    3   W_rhᵀ δ_r + W_zhᵀ δ_z        ∂hₜ₋₁
 
 Gradients, after each chunk of steps
     W_rx, W_zx, W_nx          sums of products of δ and xₜ
@@ -83,10 +83,10 @@ Operations a row and step (a multiply-add is 2, a function such as tanh 1)
                                     products   pointwise
     before the loop                    6 D H           0
     forward loop                        6 H²        14 H
-    backward loop                       6 H²        22 H
+    backward loop                       6 H²        21 H
     gradients of parameters     6 D H + 6 H²         3 H
     gradient of the input              6 D H           0
-    in all                    18 D H + 18 H²        39 H
+    in all                    18 D H + 18 H²        38 H
 
 Bytes moved at each step
                                  forward loop   backward loop

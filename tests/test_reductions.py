@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, sigmoid, tanh
 
 from cases import Setting, one_line, random
-from unrolled import CellError, InputError, cell, layer_norm
+from unrolled import CellError, InputError, cell, layer_norm, rms_norm
 from unrolled.cell import Cell
 from unrolled.cells import layer_norm_lstm, layer_norm_rnn
 from unrolled.compile.derive import derive
@@ -207,31 +207,68 @@ def test_composed_operations_are_written_out_and_a_reduction_of_a_number_a_row_i
         assert builder.operation(name, (once,)).index == once.index
 
 
-# layer_norm
+def test_a_mean_that_is_known_is_not_taken():
+    """Sums and means are linear, and what is less its mean has none."""
+    builder = Builder()
+    a, d = (builder.make(Node("read", name=name, width="H")) for name in "ad")
+    row = builder.make(Node("read", name="r", width=PER_ROW))
+    mean, size = builder.operation("mean", (a,)), builder.make(Node("size", name="H"))
+    centred = a - mean
+    zero = builder.constant(0.0)
+    for name, of_row in (("mean", row), ("sum", row * size)):
+        total = builder.operation(name, (d,))
+        for found, wanted in (
+            (centred, zero),
+            (-centred, -zero),
+            (row * centred, zero),
+            (d * row, row * total),
+            (d * row + centred * row, row * total),
+            (centred - d, zero - total),
+            (builder.spread(row, "H"), of_row),
+            (d - builder.spread(row, "H"), total - of_row),
+        ):
+            assert builder.operation(name, (found,)).index == wanted.index
+    largest = builder.operation("amax", (centred,))
+    assert largest.node.kind == "amax"
+    for other in (d * centred, d * d, a + d, d - mean + a):
+        assert builder.operation("sum", (other,)).node.kind == "sum" or other.node.kind in ("add", "sub")
 
 
+# layer_norm and rms_norm
+
+
+def of_torch(norm, v, gain, bias, eps):
+    if norm is layer_norm:
+        return F.layer_norm(v, v.shape[-1:], gain, bias, eps)
+    return F.rms_norm(v, v.shape[-1:], gain, eps) + (0 if bias is None else bias)
+
+
+norms = pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+
+
+@norms
 @pytest.mark.parametrize("eps", [1e-5, 0.25])
 @pytest.mark.parametrize("learned", ["", "g", "b", "gb"])
-def test_layer_norm_is_torchs(learned, eps):
+def test_norms_are_torchs(norm, learned, eps):
     def write(x, h, W):
         gain, bias = (W[k] if k in learned else None for k in "gb")
-        return layer_norm(h + x.sum(-1, keepdim=True), gain, bias, eps=eps)
+        return norm(h + x.sum(-1, keepdim=True), gain, bias, eps=eps)
 
     found, values = output(one_value(write))
     v = values["h"] + values["x"].sum(1, keepdim=True)
-    wanted = F.layer_norm(v, (5,), values.get("g"), values.get("b"), eps)
+    wanted = of_torch(norm, v, values.get("g"), values.get("b"), eps)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
-    given = layer_norm(v, values.get("g"), values.get("b"), eps=eps)
+    given = norm(v, values.get("g"), values.get("b"), eps=eps)
     torch.testing.assert_close(given, wanted, rtol=0, atol=1e-13)
 
 
+@norms
 @pytest.mark.parametrize("v", [random(5), random(4, 5), random(3, 4, 5)], ids=lambda v: f"{v.ndim} axes")
-def test_layer_norm_of_tensors_is_over_their_last_axis(v):
+def test_a_norm_of_tensors_is_over_their_last_axis(norm, v):
     gain, bias = random(5), random(5)
-    torch.testing.assert_close(
-        layer_norm(v, gain, bias), F.layer_norm(v, (5,), gain, bias), rtol=0, atol=1e-13
-    )
-    assert torch.autograd.gradcheck(layer_norm, (v, gain, bias), atol=1e-8, rtol=1e-5)
+    wanted = of_torch(norm, v, gain, bias, 1e-5)
+    torch.testing.assert_close(norm(v, gain, bias), wanted, rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(norm, (v, gain, bias), atol=1e-8, rtol=1e-5)
 
 
 def test_layer_norm_of_a_learned_vector():

@@ -13,7 +13,7 @@ outputs, state = layer(x)
 """
 
 from unrolled import cells
-from unrolled.cell import Cell, cell, fit, layer_norm
+from unrolled.cell import Cell, cell, fit, layer_norm, rms_norm
 from unrolled.errors import (
     BackendError,
     CellError,
@@ -31,5 +31,5 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "DataError",
     "DivergedError", "InputError", "Recurrent", "Streamer", "UnrolledError", "cell", "cells", "fit",
-    "layer_norm", "scan",
+    "layer_norm", "rms_norm", "scan",
 ]  # fmt: skip

@@ -15,7 +15,8 @@ The notation, complete:
 - `W["i"]` is `W.i`, for names made in a loop.
 - `fit(W.x, x, like=h)` is x where it already has h's width, or else its projection `W.x(x, bias=False)`.
 - `v.mean(-1, keepdim=True)`, or the same with `torch.mean`, `sum` or `amax`, is one number a row, taken over
-  the units of v; it meets values of every width. `layer_norm(v, W.gain_v, W.bias_v)` is written with it.
+  the units of v; it meets values of every width. `layer_norm(v, W.gain_v, W.bias_v)` and `rms_norm` are
+  written with it.
 - Everything else is an operator or a torch function from `unrolled.graph.OPERATIONS`.
 - Parameters of the function: the inputs, the states in order, `W`; keyword-only ones are the cell's options.
 - It returns the new states in order, then the values declared as `outputs`.
@@ -345,10 +346,23 @@ def layer_norm(v: Any, gain: Any = None, bias: Any = None, *, eps: float = 1e-5)
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450.
     """
-    if isinstance(v, Operand):
-        normal = v.apply("layer_norm", (v, eps))
-    else:
-        normal = OPERATIONS["layer_norm"].run(v, eps)
+    return _normal("layer_norm", v, gain, bias, eps)
+
+
+def rms_norm(v: Any, gain: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Any:
+    """v with a mean square of 1 over the units of each row, times the gain, plus the bias.
+
+        v / √(mean(v²) + eps) ⊙ gain + bias
+
+    As `layer_norm` otherwise.
+
+    Source: Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+    return _normal("rms_norm", v, gain, bias, eps)
+
+
+def _normal(row: str, v: Any, gain: Any, bias: Any, eps: float) -> Any:
+    normal = v.apply(row, (v, eps)) if isinstance(v, Operand) else OPERATIONS[row].run(v, eps)
     if gain is not None:
         normal = normal * _starting(gain, 1.0)
     return normal if bias is None else normal + _starting(bias, 0.0)

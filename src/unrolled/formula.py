@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unrolled.graph import OPERATIONS, Graph, Node
+from unrolled.graph import OPERATIONS, Graph, Node, Parameter
 
 NOW, BEFORE = "ₜ", "ₜ₋₁"
 
@@ -40,7 +40,7 @@ def leaf(node: Node) -> str:
     """How a formula writes a node that is not computed."""
     if node.kind == "constant":
         return f"{node.value:g}".replace("-", "−")
-    name = f"p({node.name})" if node.kind == "rate" else node.name
+    name = f"p({node.name})" if node.kind == "rate" else Parameter(node.name, ()).symbol
     return name + {"input": NOW, "state": BEFORE}.get(node.kind, "")
 
 

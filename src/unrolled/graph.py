@@ -109,6 +109,10 @@ def _layer_norm(a: Any, eps: Any) -> Any:
     return centred / torch.sqrt(_mean(centred * centred) + eps)
 
 
+def _rms_norm(a: Any, eps: Any) -> Any:
+    return a / torch.sqrt(_mean(a * a) + eps)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     row.name: row
     for row in (
@@ -168,6 +172,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         Operation("mean", _mean, "mean({0})", 5, lambda d, y, a: (d / a.units,), (torch.mean,), reduces=True),
         Operation("amax", _amax, "max({0})", 5, _amax_adjoint, (torch.amax,), reduces=True),
         Operation("layer_norm", _layer_norm, "LN({0}, {1})", 5, composed=True),
+        Operation("rms_norm", _rms_norm, "RMS({0}, {1})", 5, composed=True),
     )
 }
 
@@ -222,9 +227,10 @@ class Parameter:
 
     @property
     def symbol(self) -> str:
-        """How formulas write it: W_ix, b_i, p_i."""
+        """How formulas write it: W_ix, b_i, γ_i, p_i."""
         gate, _, source = self.name.partition(".")
-        return gate if not source else f"b_{gate}" if source == "bias" else f"W_{gate}{source}"
+        vectors = {"": gate, "bias": f"b_{gate}", "gain": f"γ_{gate}"}
+        return vectors.get(source, f"W_{gate}{source}")
 
 
 @dataclass(frozen=True)
@@ -405,9 +411,11 @@ class Graph:
             elif node.kind in ("bernoulli", "rate"):
                 done.append(values[node.leaf])
             elif node.kind == "vector":
-                done.append(parameter_in(parameters, node.name))
+                absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it
+                done.append(0.0 if absent else parameter_in(parameters, node.name))
             elif node.kind == "affine":
-                done.append(affine(parameters, node.name, dict(zip(node.sources, args, strict=True))))
+                sources = dict(zip(node.sources, args, strict=True))
+                done.append(affine(parameters, node.name, sources, node.bias is not None))
             else:
                 done.append(OPERATIONS[node.kind].run(*args))
         return tuple(done[k] for k in self.results)
@@ -491,13 +499,15 @@ def parameter_in(parameters: Mapping[str, Tensor], name: str) -> Tensor:
     return parameters[name]
 
 
-def affine(parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Tensor]) -> Tensor:
+def affine(
+    parameters: Mapping[str, Tensor], name: str, values: Mapping[str, Tensor], bias: bool = True
+) -> Tensor:
     """The sum of each argument times its own matrix, plus the bias if there is one.
 
     An argument of integers is a batch of one-hot vectors: its product is a column of the matrix, taken
     without building the vector.
     """
-    total = parameters.get(f"{name}.bias")
+    total = parameters.get(f"{name}.bias") if bias else None
     for source, value in values.items():
         matrix = parameter_in(parameters, f"{name}.{source}")
         if not value.is_floating_point():

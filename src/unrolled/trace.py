@@ -19,7 +19,7 @@ from unrolled.graph import OPERATION_OF, OPERATIONS, PER_ROW, Graph, Node
 
 INSTEAD: Final = dict.fromkeys(
     ("matmul", "rmatmul", "mm", "linear", "bmm", "einsum"), "a matrix is written W.name(h)"
-) | {"layer_norm": "write unrolled's layer_norm(v, W.gain_v, W.bias_v)"}
+) | {name: f"write unrolled's {name}(v, W.gain_v, W.bias_v)" for name in ("layer_norm", "rms_norm")}
 """What to write instead of a function of torch, where it is more than a look at the table."""
 
 METHODS: Final = [name for name in OPERATIONS if hasattr(Tensor, name) and name != "where"]

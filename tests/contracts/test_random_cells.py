@@ -16,7 +16,7 @@ from torch import Tensor
 from cases import Case, flat
 from conftest import Pieces
 from unrolled import CellError, cell
-from unrolled.cell import EquationCell, fit, layer_norm
+from unrolled.cell import EquationCell, fit, layer_norm, rms_norm
 from unrolled.graph import OPERATIONS
 
 SEEDS = range(32)
@@ -25,6 +25,7 @@ NAMES = {name: getattr(torch, name) for name in OPERATIONS if hasattr(torch, nam
     "torch": torch,
     "softplus": torch.nn.functional.softplus,
     "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
     "fit": fit,
 }
 
@@ -160,7 +161,8 @@ class Draw:
         if self.reductions and self.chance(0.5):
             if self.chance(0.3):
                 learned = f", W.gain_{a.width}, W.shift_{a.width}" if self.chance(0.5) else ""
-                return self._name(Value(f"layer_norm({a.text}{learned}, eps=0.25)", a.width, 4))
+                norm = rng.choice(["layer_norm", "rms_norm"])
+                return self._name(Value(f"{norm}({a.text}{learned}, eps=0.25)", a.width, 4))
             form = rng.choice(list(REDUCE))
             return self._name(Value(form.format(a=a.text), "1", REDUCE[form](a.size)))
         if self.chance(0.5):
@@ -386,7 +388,7 @@ def test_a_draw_is_the_same_for_a_seed_and_another_for_another() -> None:
 
 def test_every_row_of_the_table_is_drawn() -> None:
     """So that a row added to the table must be added above."""
-    known = " ".join((*UNARY, *BINARY, *REDUCE, "layer_norm")).replace("{sign}", "> >= < <=")
+    known = " ".join((*UNARY, *BINARY, *REDUCE, "layer_norm", "rms_norm")).replace("{sign}", "> >= < <=")
     written = {"add": "+", "sub": "-", "mul": "*", "div": "/", "neg": "-{a}", "pow": "**"}
     written |= {"gt": "> ", "ge": ">=", "lt": "< ", "le": "<="}
     for name in OPERATIONS:

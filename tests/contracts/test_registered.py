@@ -24,7 +24,7 @@ from unrolled.compile.loop import loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import prepare
 from unrolled.draws import parts
-from unrolled.regularise import recurrent_dropout, zoneout
+from unrolled.rewrite import recurrent_dropout, zoneout
 from unrolled.rows import Rows
 from unrolled.tracing import constant
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unrolled import GRU, LSTM, RNN, InputError, Recurrent, Streamer, cell, cells
 from unrolled.draws import Draws, bernoulli, parts
-from unrolled.regularise import expected_zoneout, recurrent_dropout, recurrent_matrices, zoneout
+from unrolled.rewrite import expected_zoneout, recurrent_dropout, recurrent_matrices, zoneout
 from unrolled.scan import scan
 
 T, B, D, H = 13, 5, 7, 19

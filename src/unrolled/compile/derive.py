@@ -63,11 +63,20 @@ def derive(
         if node.kind in ("vector", "bernoulli", "rate"):
             return builder.make(node)
         if index in known or node.kind == "read":
-            return builder.make(Node("read", name=known.get(index, node.name), width=node.width))
+            found = builder.make(Node("read", name=known.get(index, node.name), width=node.width))
+            if centred(index):
+                builder.centred.add(found.index)
+            return found
         args = tuple(value(k) for k in node.args)
         if node.kind == "product":
             return builder.product(node.name, args[0], node.width)
         return builder.operation(node.kind, args)
+
+    def centred(index: int) -> bool:
+        """Whether a node is a value less its mean."""
+        node = forward.nodes[index]
+        mean = forward.nodes[node.args[1]] if node.kind == "sub" else node
+        return mean.kind == "mean" and node.kind == "sub" and mean.args == node.args[:1]
 
     def arrive(index: int, gradient: Expression | None) -> None:
         if gradient is not None and forward.nodes[index].kind not in ("constant", "rate"):

@@ -22,6 +22,7 @@ from unrolled.compile.mathematics import FUNCTIONS
 from unrolled.compile.schedule import LEAVES, Stage, is_row, levels
 from unrolled.compile.step import Node, Step
 from unrolled.compile.tile import ROWS, accumulate, pieces
+from unrolled.graph import PER_ROW
 
 
 @dataclass(frozen=True)
@@ -310,6 +311,10 @@ class _StagePrinter:
             for name in dict.fromkeys(n.name for n in self.step.nodes if n.kind == "vector")
         }
         self.totals = {name: self.printer.word(e, f"sum {name}", "ptr") for name in self.sums}
+        if self.stage.width == PER_ROW:
+            self._numbers()
+            e.do("ret void")
+            return
         if not self.stage.destinations:
             self._tile("%first", "%count", "%left", e.integer_of("sub", "%right", "%left"))
             self._reduce()
@@ -442,15 +447,12 @@ class _StagePrinter:
         def value(k: int) -> str:
             node = self.step.nodes[k]
             if k not in values:
-                if node.kind == "constant":
-                    values[k] = e.splat(node.value)
-                elif node.kind == "size":
-                    size = self.printer.word(e, f"width {node.name}")
-                    values[k] = e.spread(e.scalar, e.emit(f"sitofp i64 {size} to {e.scalar}"))
-                elif node.kind == "vector":
+                if node.kind == "vector":
                     values[k] = e.load_some(e.at(self.vectors[node.name], unit), inside)
-                elif node.kind in ("bernoulli", "rate"):
+                elif node.kind == "bernoulli":
                     values[k] = self._chance(node, row, unit)
+                else:
+                    values[k] = self._leaf(node)
             return values[k]
 
         for k in self.load:
@@ -512,29 +514,64 @@ class _StagePrinter:
         bits = row_bits(e, e.load(key, "i64"), e.load(place, "i64"))
         return bernoulli(e, bits, unit, threshold)
 
-    def _reduce(self) -> None:
-        """After the last vector of units: from a vector for each row to a number."""
+    def _numbers(self) -> None:
+        """What is one number a row, for a vector of rows at a time."""
         e = self.e
 
-        def one_row(r: str, _: list[str]) -> list[str]:
-            row = e.integer_of("add", r, "%first")
+        def some_rows(r: str, _: list[str]) -> list[str]:
+            row, there = e.integer_of("add", r, "%first"), e.first_lanes(e.integer_of("sub", "%count", r))
+            values = {k: e.load_some(self._at(self._name(k), row, "0"), there) for k in self.load}
+
+            def value(k: int) -> str:
+                node = self.step.nodes[k]
+                if k not in values:
+                    if node.kind in LEAVES:
+                        values[k] = self._leaf(node)
+                    else:
+                        values[k] = FUNCTIONS[node.kind](e, *(value(a) for a in node.args))
+                return values[k]
+
+            for name, k in self.stores:
+                e.store_some(value(k), self._at(name, row, "0"), there)
+            return []
+
+        e.loop("0", "%count", str(e.lanes), some_rows)
+
+    def _leaf(self, node: Node) -> str:
+        """What is the same for all rows and units."""
+        e = self.e
+        if node.kind == "constant":
+            return e.splat(node.value)
+        if node.kind == "rate":
+            return self._chance(node, "", "")
+        assert node.kind == "size", node.kind
+        size = self.printer.word(e, f"width {node.name}")
+        return e.spread(e.scalar, e.emit(f"sitofp i64 {size} to {e.scalar}"))
+
+    def _reduce(self) -> None:
+        """After the last vector of units: from a vector for each row to a number, some rows at a time."""
+        e = self.e
+
+        def some_rows(r: str, _: list[str]) -> list[str]:
+            row, left = e.integer_of("add", r, "%first"), e.integer_of("sub", "%count", r)
+            there, last = e.first_lanes(left), e.integer_of("sub", left, 1)
+            rows = [e.integer_of("add", row, e.smaller(str(k), last)) for k in range(e.lanes)]
             for k in self.stage.reductions:
                 kind = self.step.nodes[k].kind
-                value = e.load(self._at(f"partial {k}", row, "0"))
-                half = e.lanes // 2
-                while half:
-                    turned = e.shuffle(value, value, [(lane + half) % e.lanes for lane in range(e.lanes)])
-                    value = FUNCTIONS[_JOIN[kind][0]](e, value, turned)
-                    half //= 2
+                values = [e.load(self._at(f"partial {k}", at, "0")) for at in rows]
+                while len(values) > 1:  # half as many vectors with the neighbours of each joined
+                    pairs = list(zip(values[::2], values[1::2], strict=True))
+                    halves = ([e.shuffle(a, b, range(n, 2 * e.lanes, 2)) for n in (0, 1)] for a, b in pairs)
+                    values = [FUNCTIONS[_JOIN[kind][0]](e, *half) for half in halves]
+                value = values[0]
                 if kind == "mean":
                     size = e.spread(e.scalar, e.emit(f"sitofp i64 {self.width} to {e.scalar}"))
                     value = e.div(value, size)
-                number = e.emit(f"extractelement {e.vector} {value}, i32 0")
-                e.do(f"store {e.scalar} {number}, ptr {self._at(self.printer.names[k], row, '0')}")
+                e.store_some(value, self._at(self.printer.names[k], row, "0"), there)
             return []
 
         if self.stage.reductions:
-            e.loop("0", "%count", "1", one_row)
+            e.loop("0", "%count", str(e.lanes), some_rows)
 
     def _add_to_sum(self, name: str, unit: str, term: str) -> None:
         """Kahan's sum: over many steps and rows plain addition loses digits."""

@@ -79,7 +79,7 @@ def schedule(step: Step, saved: Iterable[int] = ()) -> tuple[Stage, ...]:
         for k, node in enumerate(step.nodes)
         if k not in summed and node.kind != "product" and k not in reductions
         for arg in node.args
-        if 0 < level[arg] < level[k]
+        if 0 < level[arg] < level[k] and arg not in summed
     }
     pending |= {arg for d in destinations for arg in d.others if level[arg]}
     pending |= {  # one number a row is computed once a row
@@ -165,11 +165,9 @@ def _destinations(step: Step, level: list[int], kept: set[int]) -> tuple[Destina
         if node.kind == "product":
             found[k] = Destination(k, (Term(node.name, node.transposed, node.args[0]),), ())
         elif node.kind == "add" and level[k] and node.width != PER_ROW:
-            taken = [
-                a for a in node.args if a in found and level[a] == level[k] and uses[a] == 1 and a not in kept
-            ]
+            taken = [a for a in node.args if a in found and uses[a] == 1 and a not in kept]
             rest = [a for a in node.args if a not in taken]
-            if taken and all(level[a] < level[k] for a in rest):
+            if any(level[a] == level[k] for a in taken) and all(level[a] < level[k] for a in rest):
                 parts = [found.pop(a) for a in taken]
                 found[k] = Destination(
                     k,

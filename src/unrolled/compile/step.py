@@ -130,6 +130,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.centred: set[int] = set()  # values whose mean over the units is 0
         self._made: dict[Node, int] = {}
 
     def make(self, node: Node) -> Expression:
@@ -161,12 +162,45 @@ class Builder:
                 return self.constant(float(row.run(*tensors)))
         if row.reduces and a.width == PER_ROW:
             return a
+        if name in ("sum", "mean") and (simpler := self._reduced(name, a, a.width)) is not None:
+            return simpler
         if row.composed:
             return cast(Expression, row.run(a, *rest))
         if name == "div" and a.width not in ("", PER_ROW) and rest[0].width == PER_ROW:
             return self.operation("mul", (a, 1 / rest[0]))  # one division a row
         width = PER_ROW if row.reduces else _widest(e.width for e in (a, *rest))
-        return self.make(Node(name, tuple(e.index for e in (a, *rest)), width=width))
+        made = self.make(Node(name, tuple(e.index for e in (a, *rest)), width=width))
+        if name == "sub" and rest[0].node == Node("mean", (a.index,), width=PER_ROW):
+            self.centred.add(made.index)
+        return made
+
+    def _reduced(self, name: str, e: Expression, width: str) -> Expression | None:
+        """A sum or mean over the units of a width that is simpler than of e itself, for both are linear."""
+        if (number := self._a_row(e)) is not None:
+            return number if name == "mean" else number * self.make(Node("size", name=width))
+        if e.index in self.centred:
+            return self.constant(0.0)
+        parts = [Expression(self, k) for k in e.node.args]
+        if e.node.kind == "neg":
+            return self.operation("neg", (self.operation(name, tuple(parts)),))
+        if e.node.kind == "mul":
+            for factor, other in (parts, parts[::-1]):
+                if (number := self._a_row(factor)) is not None:
+                    total = self.operation(name, (other,))
+                    return total if total.node == Node("constant") else number * total
+        if e.node.kind in ("add", "sub"):
+            simpler = [self._reduced(name, p, width) for p in parts]
+            if any(found is not None for found in simpler):
+                terms = zip(parts, simpler, strict=True)
+                a, b = (self.operation(name, (p,)) if found is None else found for p, found in terms)
+                return self.operation(e.node.kind, (a, b))
+        return None
+
+    def _a_row(self, e: Expression) -> Expression | None:
+        """What is one number a row, where e is that at every unit."""
+        if e.node.kind == "spread":
+            return Expression(self, e.node.args[0])
+        return e if e.width in ("", PER_ROW) else None
 
     def _number(self, e: Expression) -> Expression:
         """A condition that enters arithmetic is 1 or 0."""

@@ -13,7 +13,7 @@ from unrolled.draws import Draws, bernoulli, parts
 from unrolled.errors import InputError
 from unrolled.nn.packing import Packed, Packing
 from unrolled.parameters import Stacked
-from unrolled.regularise import expected_zoneout, recurrent_dropout, recurrent_matrices, zoneout
+from unrolled.rewrite import expected_zoneout, recurrent_dropout, recurrent_matrices, zoneout
 
 MATRIX: Final = 1 << 32
 """How far apart the places of two matrices' rows are."""

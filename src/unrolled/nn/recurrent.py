@@ -37,6 +37,8 @@ class Recurrent(RecurrentStack):
             `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
         learn_initial: initial states are parameters, `initial.h`, (layers · directions, H); they begin with
             what the cell says, and `init` may say otherwise, as in {"initial.*": "normal:0.1"}.
+        norm: "layer" or "rms" normalises the summed inputs of the cell's maps, each with a gain such as
+            `f.gain`; see `unrolled.rewrite.normalise`.
         backend: see `unrolled.scan.scan`.
         zoneout, recurrent_dropout, weight_dropout, variational: what else may be drawn in training, see
             `unrolled.nn.masks.Regularisers`.
@@ -61,6 +63,7 @@ class Recurrent(RecurrentStack):
         bidirectional: bool = False,
         init: Mapping[str, Initialiser] | None = None,
         learn_initial: bool = False,
+        norm: str | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -77,6 +80,7 @@ class Recurrent(RecurrentStack):
             bidirectional=bidirectional,
             backend=backend,
             learn_initial=learn_initial,
+            norm=norm,
             device=device,
             dtype=dtype,
             **regularisers,
@@ -86,7 +90,7 @@ class Recurrent(RecurrentStack):
         self._places: dict[str, list[tuple[str, nn.Module, str]]] = {}  # names, and where they are
         for place, suffix in enumerate(self.suffixes):
             below = self.input_size_of(place // (1 + bidirectional))
-            graph = cell.graph_for(below, widths[cell.states[0]])
+            graph = self.cell.graph_for(below, widths[cell.states[0]])
             sizes = self.sizes | {graph.widths[cell.inputs[0]]: below}
             tensors = {
                 name: nn.Parameter(torch.empty([sizes[s] for s in p.shape], device=device, dtype=dtype))

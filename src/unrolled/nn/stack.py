@@ -20,6 +20,7 @@ from unrolled.errors import BackendError, InputError
 from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
+from unrolled.rewrite import normalise
 from unrolled.scan import scan
 
 
@@ -55,6 +56,7 @@ class RecurrentStack(nn.Module):
         bidirectional: bool = False,
         backend: str = "auto",
         learn_initial: bool = False,
+        norm: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **regularisers: Unpack[Regularisers],
@@ -72,7 +74,7 @@ class RecurrentStack(nn.Module):
             if not isinstance(flag, bool):
                 raise InputError(f"{what} must be True or False, got {flag!r}")
         check_probability("dropout", dropout)
-        self.cell = cell
+        self.cell = cell = cell if norm is None else normalise(cell, norm)
         self.regulariser = Regulariser(cell, **regularisers)
         self.input_size = input_size
         self.state_sizes = dict(state_sizes)

@@ -46,6 +46,7 @@ class _TorchLayer(RecurrentStack):
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         learn_initial: bool = False,
+        norm: str | None = None,
         **regularisers: Unpack[Regularisers],
     ) -> None:
         if proj_size and "c" not in cell.states:
@@ -61,6 +62,7 @@ class _TorchLayer(RecurrentStack):
             bidirectional=bidirectional,
             backend=backend,
             learn_initial=learn_initial,
+            norm=norm,
             device=device,
             dtype=dtype,
             **regularisers,
@@ -75,10 +77,12 @@ class _TorchLayer(RecurrentStack):
                 "weight_hh": (rows, proj_size or hidden_size),
                 **({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}),
                 **({"weight_hr": (proj_size, hidden_size)} if proj_size else {}),
+                **({"gain": (len(self._maps) * hidden_size,)} if norm else {}),
             }
             for name, shape in shapes.items():
                 tensor = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}_{suffix}", nn.Parameter(tensor))
+        self._normalised = norm is not None
         self._parts = self._rows_of_gates()
         self.reset_parameters()
 
@@ -88,6 +92,8 @@ class _TorchLayer(RecurrentStack):
         for tensor in self._parameters.values():
             assert tensor is not None
             nn.init.uniform_(tensor, -bound, bound)
+        for suffix in self.suffixes if self._normalised else ():
+            nn.init.ones_(getattr(self, f"gain_{suffix}"))
         self.reset_initial()
 
     def parameters_of(self, suffix: str) -> Stacked:
@@ -107,6 +113,8 @@ class _TorchLayer(RecurrentStack):
             else:  # gates with a bias of their own for x and h come last
                 rows = self._shared * self.hidden_size
                 tensors += [x_bias[:rows] + h_bias[:rows], x_bias[rows:], h_bias[rows:]]
+        if self._normalised:
+            tensors.append(tensor(f"gain_{suffix}"))
         return Stacked(tuple(tensors), self._parts)
 
     def forward(
@@ -147,6 +155,11 @@ class _TorchLayer(RecurrentStack):
         """Nothing: parameters need not lie side by side here. Programs that run on torch's layers call it."""
 
     @property
+    def _maps(self) -> tuple[str, ...]:
+        """The maps that have a gain, in the order of its rows."""
+        return tuple(dict.fromkeys((*self.x_gates, *self.h_gates)))
+
+    @property
     def _shared(self) -> int:
         """How many gates add up their two biases."""
         return sum(x == h for x, h in zip(self.x_gates, self.h_gates, strict=True))
@@ -161,6 +174,8 @@ class _TorchLayer(RecurrentStack):
             stacks.append(("bias", self.x_gates[: self._shared], H))
             if self.x_gates != self.h_gates:
                 stacks += [("bias", gates[self._shared :], H) for gates in (self.x_gates, self.h_gates)]
+        if self._normalised:
+            stacks.append(("gain", self._maps, H))
         return {
             f"{gate}.{source}": (place, k * rows, rows)
             for place, (source, gates, rows) in enumerate(stacks)

@@ -1,16 +1,67 @@
-"""Cells made of cells: dropout and zoneout inside the step, as changes of its graph.
+"""Cells made of cells: normalisation, dropout and zoneout inside the step, as changes of its graph.
 
-Each returns a cell whose step draws: `Graph.draws` names what, and `unrolled.draws.Draws` says with which
-probability. A layer does this by itself (`Recurrent(lstm, ..., zoneout=0.1)`).
+Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.draws.Draws` says
+with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from unrolled.cell import Cell
+from unrolled.errors import CellError, InputError
 from unrolled.graph import Graph, Node
+
+NORMS: Final = {"layer": "layer_norm", "rms": "rms_norm"}
+"""The row of the table of operations for each kind of normalisation."""
+
+
+def normalise(cell: Cell, norm: str, eps: float = 1e-5) -> Cell:
+    """The cell with the summed inputs of its maps normalised over the units of each row.
+
+        W_i x + W_i h + b_i  becomes  LN(W_i x + W_i h) ⊙ γ_i + b_i
+
+    The gain `i.gain` starts at 1, the bias where it did. A map whose value is a new state or an output, such
+    as a projection, is as before.
+
+    Args:
+        norm: "layer" for mean 0 and variance 1 (Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 4), "rms"
+            for a mean square of 1 (Zhang & Sennrich 2019, arXiv:1910.07467).
+        eps: what is added to the variance or the mean square.
+
+    Raises:
+        InputError: no such normalisation.
+        CellError: an argument of a map is called "gain".
+    """
+    if norm not in NORMS:
+        raise InputError(f"no norm {norm!r}; there are {', '.join(NORMS)}")
+
+    def normalised(graph: Graph) -> Graph:
+        copy = _Copy(graph)
+        starts: dict[str, float | str] = {}
+        small = copy.add(Node("constant", value=eps))
+        for k, node in enumerate(graph.nodes):
+            node = replace(node, args=tuple(copy.at[a] for a in node.args))
+            if node.kind != "affine" or k in graph.results:
+                copy.at[k] = copy.add(node)
+                continue
+            if "gain" in node.sources:
+                raise CellError(
+                    f"cell {cell.name!r}: an argument of W.{node.name} has the gain's name; rename it"
+                )
+            total = copy.add(replace(node, bias=None))
+            total = copy.add(Node(NORMS[norm], (total, small), width=node.width))
+            for kind, name, start in (("mul", "gain", 1.0), ("add", "bias", node.bias)):
+                if start is not None:
+                    vector = copy.add(Node("vector", name=f"{node.name}.{name}", width=node.width))
+                    total = copy.add(Node(kind, (total, vector), width=node.width))
+                    starts[f"{node.name}.{name}"] = start
+            copy.at[k] = total
+        return replace(copy.finish(), inits={**starts, **graph.inits})
+
+    return _changed(cell, f"{norm} norm", normalised)
 
 
 def zoneout(cell: Cell, states: Iterable[str]) -> Cell:

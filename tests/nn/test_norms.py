@@ -1,0 +1,148 @@
+"""Layers whose cells normalise the summed inputs of their maps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cases import SETTINGS, Setting, assert_same, flat, gradients, random
+from unrolled import GRU, LSTM, RNN, CellError, InputError, Recurrent, cell, cells
+from unrolled.cells import find
+from unrolled.rewrite import normalise, recurrent_matrices
+
+T, B, D, H = 6, 3, 4, 5
+DOUBLE = {"dtype": torch.float64}
+norms = pytest.mark.parametrize("norm", ["layer", "rms"])
+backends = pytest.mark.parametrize("backend", ["cpu", "reference"])
+
+
+def of_torch(norm: str, v: Tensor, gain: Tensor) -> Tensor:
+    """Torch's norm with our eps."""
+    return (F.layer_norm if norm == "layer" else F.rms_norm)(v, v.shape[-1:], gain, eps=1e-5)
+
+
+@norms
+@backends
+def test_an_lstm_normalises_the_summed_input_of_each_gate(norm: str, backend: str) -> None:
+    """Ba, Kiros & Hinton 2016, equation 4: gain and bias come after."""
+    layer = LSTM(D, H, norm=norm, backend=backend, **DOUBLE)
+    with torch.no_grad():
+        layer.gain_l0.copy_(torch.rand(4 * H) + 0.5)
+    x = random(T, B, D).detach()
+    h = c = torch.zeros(B, H, **DOUBLE)
+    outputs = []
+    for x_t in x:
+        summed = x_t @ layer.weight_ih_l0.T + h @ layer.weight_hh_l0.T
+        bias = layer.bias_ih_l0 + layer.bias_hh_l0
+        parts = zip(*(v.chunk(4, -1) for v in (summed, layer.gain_l0, bias)), strict=True)
+        i, f, g, o = (of_torch(norm, v, gain) + b for v, gain, b in parts)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        outputs.append(h)
+    output, (h_n, c_n) = layer(x)
+    assert_same({"y": output, "h": h_n[0], "c": c_n[0]}, {"y": torch.stack(outputs), "h": h, "c": c}, 1e-12)
+
+
+@norms
+@backends
+def test_a_gru_normalises_both_halves_of_its_new_value(norm: str, backend: str) -> None:
+    layer = GRU(D, H, norm=norm, backend=backend, **DOUBLE)
+    with torch.no_grad():
+        layer.gain_l0.copy_(torch.rand(4 * H) + 0.5)
+    gains = dict(zip("rznm", layer.gain_l0.chunk(4), strict=True))
+    x, h = random(T, B, D).detach(), torch.zeros(B, H, **DOUBLE)
+    output, _ = layer(x)
+    for t in range(T):
+        a, b = (x[t] @ layer.weight_ih_l0.T).chunk(3, -1), (h @ layer.weight_hh_l0.T).chunk(3, -1)
+        p, q = layer.bias_ih_l0.chunk(3), layer.bias_hh_l0.chunk(3)
+        r, z = (torch.sigmoid(of_torch(norm, a[k] + b[k], gains["rz"[k]]) + p[k] + q[k]) for k in range(2))
+        n = torch.tanh(
+            of_torch(norm, a[2], gains["n"]) + p[2] + r * (of_torch(norm, b[2], gains["m"]) + q[2])
+        )
+        h = (1 - z) * n + z * h
+        assert_same({"y": output[t]}, {"y": h}, 1e-12)
+
+
+@norms
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
+def test_every_cell_can_be_normalised(setting: Setting, norm: str) -> None:
+    """Both backends agree, to the last gradient."""
+    found = []
+    for backend in ("cpu", "reference"):
+        torch.manual_seed(0)
+        layer = Recurrent(setting.cell, setting.D, setting.state_sizes, norm=norm, **DOUBLE)
+        layer.backend = backend if setting.cell.graph.parameters else "reference"
+        x = random(T, B, setting.D)
+        results = flat(*layer(x))
+        leaves = {"x": x, **dict(layer.named_parameters())}
+        found.append((results, gradients(results, leaves)))
+    for ours, theirs in zip(*found, strict=True):
+        assert_same(ours, theirs, 1e-9)
+
+
+def test_gains_have_their_own_names_and_begin_at_one() -> None:
+    layer = Recurrent(find("lstm(forget_bias=2)"), D, H, norm="layer")
+    names = {name for name, _ in layer.named_parameters()}
+    assert names == {f"l0.{gate}.{what}" for gate in "ifgo" for what in ("x", "h", "gain", "bias")}
+    assert torch.all(layer.l0.f.gain == 1)
+    assert torch.all(layer.l0.f.bias == 2)
+    assert torch.all(layer.l0.i.bias == 0)
+    assert not {
+        n for n, _ in Recurrent(cells.lstm, D, H, norm="rms", bias=False).named_parameters() if "bias" in n
+    }
+    for kind, count in ((RNN, 1), (GRU, 4), (LSTM, 4)):
+        layer = kind(D, H, 2, norm="layer")
+        assert layer.gain_l1.shape == (count * H,)
+        assert torch.all(layer.gain_l1 == 1)
+        other = kind(D, H, 2, norm="layer")
+        other.load_state_dict(layer.state_dict())
+        x = torch.randn(T, B, D)
+        assert torch.equal(layer(x)[0], other(x)[0])
+
+
+def test_a_projection_is_not_normalised() -> None:
+    projected = normalise(cells.lstm.with_options(projection=True), "layer")
+    assert {n for n in projected.parameters if n.endswith("gain")} == {f"{gate}.gain" for gate in "ifgo"}
+    assert "r.h" in projected.parameters
+    layer = LSTM(D, H, proj_size=2, norm="layer", **DOUBLE)
+    assert torch.autograd.gradcheck(lambda x: layer(x)[0], (random(3, 2, D),))
+
+
+@norms
+def test_the_scale_of_the_weights_does_not_matter(norm: str) -> None:
+    layer = GRU(D, H, norm=norm, **DOUBLE)
+    x = random(T, B, D)
+    before = layer(x)[0]
+    with torch.no_grad():
+        layer.weight_ih_l0.mul_(1000)
+        layer.weight_hh_l0.mul_(1000)
+    assert (layer(x)[0] - before).abs().max() < 1e-2
+    assert not torch.equal(layer(x)[0], before)
+
+
+@norms
+def test_norms_stream_and_drop(norm: str) -> None:
+    """A normalised cell is a cell: it has recurrent matrices, zoneout and lengths."""
+    layer = LSTM(D, H, 2, norm=norm, zoneout=0.2, recurrent_dropout=0.3, **DOUBLE)
+    assert recurrent_matrices(layer.cell.graph) == ("f.h", "i.h", "g.h", "o.h")
+    x = random(T, B, D)
+    results = []
+    for backend in ("cpu", "reference"):
+        layer.backend = backend
+        torch.manual_seed(1)
+        results.append(layer(x, lengths=[6, 2, 4])[0])
+    assert_same({"y": results[0]}, {"y": results[1]}, 1e-11)
+    layer.eval().backend = "auto"
+    with torch.no_grad():
+        assert torch.allclose(layer.step(x[0])[0], layer(x)[0][0])
+
+
+def test_what_does_not_fit_is_named() -> None:
+    @cell(states="h")
+    def gained(x, h, W):
+        return torch.tanh(W.a(x, gain=h))
+
+    with pytest.raises(InputError, match="no norm 'batch'; there are layer, rms"):
+        LSTM(D, H, norm="batch")
+    with pytest.raises(CellError, match=r"an argument of W\.a has the gain's name"):
+        normalise(gained, "layer")
