@@ -60,11 +60,14 @@ def export_onnx(
         metadata: further texts to keep in the file, by name.
 
     Raises:
-        InputError: it is no layer of ours, the head does not fit, or the weights are too large for one file.
+        InputError: it is no layer of ours, the path names no file, the head does not fit, or the weights are
+            too large for one file.
         BackendError: onnx is not installed, or the layer is neither of float32 nor of float64.
         CheckpointError: the file cannot be written.
     """
-    layer = checked(layer)
+    layer, path = checked(layer), Path(path)
+    if not path.name:
+        raise InputError(f"{str(path)!r} is no file: give one, such as model.onnx")
     if head is not None and (not isinstance(head, nn.Linear) or head.in_features != layer.output_size):
         raise InputError(f"the head is {head}, expected a torch.nn.Linear of {layer.output_size} values")
     if find_spec("onnx") is None:
@@ -75,7 +78,7 @@ def export_onnx(
         model = _model(layer, tokens, lengths, head)
     for name, text in (metadata or {}).items():
         model.metadata_props.add(key=name, value=text)
-    write_atomically(Path(path), model.SerializeToString())
+    write_atomically(path, model.SerializeToString())
 
 
 def _model(layer: Layer, tokens: bool, lengths: bool, head: nn.Linear | None) -> Any:
