@@ -1,23 +1,29 @@
 """Weights of Keras's layers become ours and go back: the same outputs as Keras itself gives."""
 
-import os
+from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from cases import one_line
-
-os.environ.setdefault("KERAS_BACKEND", "torch")
-keras = pytest.importorskip("keras")
-
-from unrolled import GRU, LSTM, RNN, InputError, Recurrent  # noqa: E402
-from unrolled.cells import find, gru, gru_cho, gru_chung, lstm, rnn  # noqa: E402
-from unrolled.convert import from_keras, to_keras  # noqa: E402
+from unrolled import GRU, LSTM, RNN, InputError, Recurrent
+from unrolled.cells import find, gru, gru_cho, gru_chung, lstm, rnn
+from unrolled.convert import from_keras, to_keras
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 T, B, D, H = 5, 3, 4, 6
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """Keras, on torch, with its configuration in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield pytest.importorskip("keras")
 
 
 def tolerance(there: str, options: object) -> float:
@@ -38,7 +44,7 @@ KINDS = {
 }
 
 
-def keras_layers(name: str, bias: bool, both: bool, count: int = 1, **options) -> list:
+def keras_layers(keras: ModuleType, name: str, bias: bool, both: bool, count: int = 1, **options) -> list:
     """Layers of Keras with random weights, biases among them, that have been run once."""
     generator = np.random.default_rng(0)
     layers = []
@@ -64,9 +70,9 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 @pytest.mark.parametrize(("bias", "both", "count"), [(True, False, 1), (True, True, 2), (False, True, 1)])
 @every_kind
-def test_weights_of_keras_compute_here_what_they_do_there(name, bias, both, count):
+def test_weights_of_keras_compute_here_what_they_do_there(keras, name, bias, both, count):
     of, options, settings = KINDS[name]
-    theirs = keras_layers(name, bias, both, count, **options)
+    theirs = keras_layers(keras, name, bias, both, count, **options)
     weights = [layer.get_weights() for layer in theirs]
     ours = from_keras(weights if count > 1 else weights[0], of, **settings)
     assert (ours.num_layers, ours.bidirectional, ours.bias, ours.batch_first) == (count, both, bias, True)
@@ -94,7 +100,7 @@ def test_weights_of_keras_compute_here_what_they_do_there(name, bias, both, coun
         ("gru_chung", "GRU", {"reset_after": False}),
     ],
 )
-def test_a_cell_computes_in_keras_what_it_does_here(name, there, options):
+def test_a_cell_computes_in_keras_what_it_does_here(keras, name, there, options):
     ours = Recurrent(
         find(name),
         D,
@@ -105,7 +111,7 @@ def test_a_cell_computes_in_keras_what_it_does_here(name, there, options):
         init={"*": "normal:0.5"},
         dtype=torch.float64,
     )
-    theirs = keras_layers(there, True, True, 2, **options)
+    theirs = keras_layers(keras, there, True, True, 2, **options)
     for layer, arrays in zip(theirs, to_keras(ours), strict=True):
         layer.set_weights(arrays)
     x = torch.randn(B, T, D, dtype=torch.float64)

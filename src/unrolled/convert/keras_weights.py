@@ -29,7 +29,8 @@ Arrays = list[np.ndarray[Any, Any]]
 def to_keras(layer: Layer) -> list[Arrays]:
     """The arrays for Keras's layers, one list for each layer: `keras_layer.set_weights(to_keras(layer)[0])`.
 
-    The two biases of `unrolled.RNN`, `LSTM` and `GRU` are added up where Keras has one.
+    The two biases of `unrolled.RNN`, `LSTM` and `GRU` are added up where Keras has one, and coupled gates are
+    written out.
 
     Raises:
         InputError: it is no layer of ours, or Keras has none for its cell.
