@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from cases import one_line
-from unrolled import InputError, Recurrent
+from unrolled import GRU, InputError, Recurrent
 from unrolled.cells import find, gru, gru_cho, lstm
 from unrolled.convert import from_torch, to_torch
 
@@ -87,6 +88,13 @@ def test_two_biases_of_torch_are_one_of_ours():
     assert torch.equal(layer.l0.f.bias, (module.bias_ih_l0 + module.bias_hh_l0)[H : 2 * H])
     x = torch.randn(T, B, D, dtype=torch.float64)
     assert_close(results(layer, x), results(module, x))
+
+
+def test_parametrised_weights_are_taken_as_they_are():
+    x = torch.randn(T, B, D, dtype=torch.float64)
+    theirs, ours = (weight_norm(kind(D, H, dtype=torch.float64), "weight_hh_l0") for kind in (nn.GRU, GRU))
+    assert_close(results(from_torch(theirs), x), results(theirs, x))
+    assert_close(results(to_torch(ours), x), results(ours, x))
 
 
 def test_dtype_and_mode_are_kept():

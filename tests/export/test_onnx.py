@@ -34,6 +34,8 @@ class Model:
         export_onnx(layer, path, **options)
         self.proto = onnx.load(path)
         onnx.checker.check_model(self.proto, full_check=True)
+        names = {tensor.name for tensor in self.proto.graph.initializer}
+        assert (names | computed(self.proto.graph)) <= used(self.proto.graph)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
@@ -50,6 +52,20 @@ class Model:
         y, *finals = self.session.run(None, {name: value.numpy() for name, value in given.items()})
         assert [value.name for value in self.session.get_outputs()] == ["y", *(f"{n}_n" for n in state)]
         return torch.from_numpy(y), dict(zip(state, map(torch.from_numpy, finals), strict=True))
+
+
+def used(graph: onnx.GraphProto) -> set[str]:
+    """What the nodes of a graph read or it gives, within loops too."""
+    names = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    return names.union(*map(used, bodies(graph)))
+
+
+def computed(graph: onnx.GraphProto) -> set[str]:
+    return {name for node in graph.node for name in node.output}.union(*map(computed, bodies(graph)))
+
+
+def bodies(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    return [a.g for node in graph.node for a in node.attribute if a.name == "body"]
 
 
 def layer_of(setting: Setting, dtype: torch.dtype = torch.float64, **options: Any) -> Recurrent:

@@ -31,7 +31,7 @@ def from_torch(module: nn.RNNBase, cell: Cell | None = None) -> Layer:
     Raises:
         InputError: it is another module, or the cell computes something else.
     """
-    ours = CLASSES.get(type(module))
+    ours = next((ours for theirs, ours in CLASSES.items() if isinstance(module, theirs)), None)
     if ours is None:
         raise InputError(f"a {type(module).__name__} is no torch.nn.RNN, LSTM or GRU")
     weight = next(module.parameters())

@@ -41,8 +41,8 @@ def export_onnx(
 ) -> None:
     """Write a layer as an ONNX model, with all its layers and directions.
 
-    The model takes any batch B and length T, and computes what the layer does in evaluation: dropout is left
-    out. Its values, in float32 or float64 as the layer is:
+    The model takes any batch B and length T from 1, and computes what the layer does in evaluation, without
+    dropout. Its values, in float32 or float64 as the layer is:
 
         x            (T, B, D), or token numbers (T, B), int64; (B, T, …) with `batch_first`
         h_0, c_0, …  the initial states by name, each (layers · directions, B, H); where they are not 0, as
@@ -134,12 +134,12 @@ def _layers(
     x = "x"
     if layer.batch_first:
         x = nodes.call("Transpose", x, perm=[1, 0] if tokens else [1, 0, 2])
-    mask = _mask(nodes, x) if lengths else None
+    kinds = [operator_for(layer, tokens and not place) for place in range(layer.num_layers)]
+    mask = _mask(nodes, x) if lengths and None in kinds else None
     finals: dict[str, list[str]] = {name: [] for name in start}
     tensors = None
-    for place in range(layer.num_layers):
+    for place, kind in enumerate(kinds):
         read = Inputs(nodes, x, layer.input_size if tokens and not place else None, mask)
-        kind = operator_for(layer, tokens and not place)
         if kind is not None:
             tensors = tensors or to_onnx_operator(layer)
             first = nodes.integers(place * ways)

@@ -73,6 +73,8 @@ def scan(
 
     if not any(name.endswith(".bias") for name in parameters):
         graph = graph.without_biases()
+    output = graph.output
+    graph = graph.returning((output,))  # other outputs are handed on by nobody
     step = lower(graph)
     body = Nodes(nodes.dtype, nodes)
     old = {name: body.name(f"{name}_old") for name in graph.states}
@@ -108,13 +110,13 @@ def scan(
     values = {name: done[k] or reads(x.dense) for name, k in step.results.items()}
     if not read:
         reads(x.value)  # a cell that does not look at x takes as many steps all the same
+    leaving = [(values[name], old[name]) for name in graph.states] + [(values[output], "")]
     results = []
-    for name, value, otherwise in (
-        *((name, values[name], old[name]) for name in graph.states),
-        ("output", values[graph.output], body.number(0.0)),
-    ):
-        results.append(body.name(name))
-        body.rename(body.call("Where", mask, value, otherwise) if mask else value, results[-1])
+    for value, otherwise in leaving:
+        if mask:
+            value = body.call("Where", mask, value, otherwise or body.number(0.0))
+        results.append(body.name("result"))
+        body.rename(value, results[-1])
     kinds = {x.mask: TensorProto.BOOL} | ({x.value: TensorProto.INT64} if x.words else {})
     entering = [body.declare(name) for name in old.values()]
     entering += [body.declare(name, kind=kinds.get(value)) for value, name in read.items()]
