@@ -220,8 +220,6 @@ def build(
         InputError: the library has no such cell, or a tensor does not fit.
     """
     first = layers[0][0]
-    if first.x.ndim != 2 or first.h.ndim != 2:
-        raise InputError("the matrices of a layer have two axes")
     options = {"bias": bias, "bidirectional": len(layers[0]) == 2, "dtype": first.x.dtype, **settings}
     sizes = first.x.shape[1], first.h.shape[1], len(layers)
     layer: Layer
