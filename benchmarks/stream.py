@@ -42,7 +42,7 @@ class OneStep:
             _, self.state = self.layer.step(self.x, self.state)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: value[0] for name, value in self.state.items()}
+        return {name: value[0] for name, value in self.layer.by_name(self.state).items()}
 
 
 class Stream:

@@ -69,7 +69,7 @@ class Cell:
     def settle(self) -> None:
         """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
         for graph in (self.graph, self.square):
-            _ = self._needed, graph.key, graph.parameters, graph.uses_directly("")
+            _ = self._needed, graph.key, graph.parameters_tell, graph.uses_directly(""), graph.draws
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def leaf(node: Node) -> str:
     """How a formula writes a node that is not computed."""
     if node.kind == "constant":
         return f"{node.value:g}".replace("-", "−")
-    return node.name + {"input": NOW, "state": BEFORE}.get(node.kind, "")
+    name = f"p({node.name})" if node.kind == "rate" else node.name
+    return name + {"input": NOW, "state": BEFORE}.get(node.kind, "")
 
 
 def text(graph: Graph, index: int, named: Mapping[int, str], top: bool = False) -> tuple[str, int]:

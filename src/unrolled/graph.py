@@ -177,18 +177,20 @@ OPERATION_OF: Final[dict[Callable[..., Any], str]] = {
     for function in (row.run, *row.also, getattr(Tensor, row.name, row.run))
 } | {Tensor.__pow__: "pow"}
 
-LEAVES: Final = ("input", "state", "constant", "vector")
+LEAVES: Final = ("input", "state", "constant", "vector", "bernoulli", "rate")
 
 
 @dataclass(frozen=True)
 class Node:
     """One value of the step.
 
-    kind: `input`, `state` (the old value), `constant`, `vector` (a learned vector), `affine`, or a row of
-        the table of operations.
+    kind: `input`, `state` (the old value), `constant`, `vector` (a learned vector), `bernoulli` (true at
+        random, see `unrolled.draws`), `rate` (how likely that is), `affine`, or a row of the table of
+        operations.
     args: indices of the operands in the graph.
-    name: of the input, state, vector or affine map.
-    sources: for an affine map, the name of each argument; its matrices are `name.source`.
+    name: of the input, state, vector, affine map, or of what is drawn.
+    sources: for an affine map, the name of each argument; its matrices are `name.source`. For what is drawn
+        once a sequence instead of once a step, ("sequence",).
     bias: for an affine map, the initial value of its bias, or None for no bias.
     value: of a constant.
     width: a symbol such as "D" or "H"; `PER_ROW` for one number a row, "" for a number, which both fit every
@@ -202,6 +204,11 @@ class Node:
     bias: float | None = None
     value: float = 0.0
     width: str = ""
+
+    @property
+    def leaf(self) -> str:
+        """What the value of a random leaf is passed under."""
+        return f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -259,6 +266,11 @@ class Graph:
         return found
 
     @cached_property
+    def draws(self) -> tuple[str, ...]:
+        """The names of what is drawn at random, or whose probability enters."""
+        return tuple(dict.fromkeys(n.name for n in self.nodes if n.kind in ("bernoulli", "rate")))
+
+    @cached_property
     def parameters_tell(self) -> bool:
         """Whether learned tensors say how wide every state is."""
         told = {symbol for parameter in self.parameters.values() for symbol in parameter.shape}
@@ -273,9 +285,13 @@ class Graph:
             for name in self.states
         }
 
+    def sizes_with(self, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, int]:
+        """What each width symbol is for these states and learned tensors."""
+        return self.sizes(parameters) | {self.widths[name]: state[name].shape[-1] for name in self.states}
+
     def output_sizes(self, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, int]:
         """The widths of states and outputs by name, for these tensors."""
-        sizes = self.sizes(parameters) | {self.widths[name]: state[name].shape[-1] for name in self.states}
+        sizes = self.sizes_with(state, parameters)
         results = zip((*self.states, *self.outputs), self.results, strict=True)
         return {name: sizes[self.nodes[k].width] for name, k in results}
 
@@ -373,7 +389,7 @@ class Graph:
         """Compute the step on tensors.
 
         Args:
-            values: inputs (B, D) or token numbers (B,), and states (B, H), by name.
+            values: inputs (B, D) or token numbers (B,), states (B, H), and what is drawn, by name.
             parameters: by name.
 
         Returns:
@@ -386,6 +402,8 @@ class Graph:
                 done.append(values[node.name])
             elif node.kind == "constant":
                 done.append(node.value)
+            elif node.kind in ("bernoulli", "rate"):
+                done.append(values[node.leaf])
             elif node.kind == "vector":
                 done.append(parameter_in(parameters, node.name))
             elif node.kind == "affine":
@@ -440,7 +458,8 @@ class Graph:
         for index, node in enumerate(nodes):
             if node.kind not in (*LEAVES, "affine", *OPERATIONS):
                 raise CellError(f"the graph uses {node.kind!r}, which this version of unrolled does not know")
-            wanted = OPERATIONS[node.kind].arity if node.kind in OPERATIONS else len(node.sources)
+            operands = len(node.sources) if node.kind == "affine" else 0
+            wanted = OPERATIONS[node.kind].arity if node.kind in OPERATIONS else operands
             if len(node.args) != wanted or any(arg not in range(index) for arg in node.args):
                 raise CellError(f"this is not the graph of a cell: node {index} has the wrong operands")
         if len(graph.results) != len(graph.states) + len(graph.outputs):

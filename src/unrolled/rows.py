@@ -74,6 +74,16 @@ class Rows:
         """The steps of all sequences together."""
         return self.places[-1]
 
+    @property
+    def sequence_of_row(self) -> Tensor:
+        """Which sequence each packed row is of, (N,)."""
+        return self._there.nonzero()[:, 1]
+
+    @property
+    def _there(self) -> Tensor:
+        """(T, B): which steps each sequence has."""
+        return torch.arange(self.T)[:, None] < self.lengths
+
     def index(self, T: int, B: int, first: Tensor | None = None, sequence: Tensor | None = None) -> Tensor:
         """Where the packed rows are in the rows of (T, B, ...).
 
@@ -84,7 +94,7 @@ class Rows:
         t = torch.arange(self.T)[:, None]
         first = torch.zeros_like(self.lengths) if first is None else first
         sequence = torch.arange(self.B) if sequence is None else sequence
-        return ((first + t) * B + sequence)[t < self.lengths]
+        return ((first + t) * B + sequence)[self._there]
 
     def walk(
         self, start: States, reverse: bool, step: Callable[[int, int, int, States], tuple[States, Any]]

@@ -20,7 +20,9 @@ from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import recur
 from unrolled.compile.registered import recur_in_graph
+from unrolled.draws import Draws
 from unrolled.errors import BackendError, InputError, no_such_token
+from unrolled.graph import Graph
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows
 from unrolled.tracing import constant
@@ -38,6 +40,7 @@ def scan(
     parameters: Mapping[str, Tensor],
     *,
     rows: Rows | None = None,
+    draws: Draws | None = None,
     returning: Sequence[str] = (),
     reverse: bool = False,
     backend: str = "auto",
@@ -51,6 +54,7 @@ def scan(
         parameters: the cell's learned tensors by name.
         rows: sequences of different lengths, whose rows x holds packed: (N, D), or tokens (N,). The outputs
             then are (N, H).
+        draws: what random masks depend on, for a cell that has some; its places are those of the rows.
         returning: states, outputs and gates (vectors that the cell's author named) wanted at every step.
         reverse: run from the last step to the first; outputs stay in the order of x.
         backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
@@ -80,6 +84,7 @@ def scan(
         raise InputError(
             f"no parameter of cell {cell.name!r} says how wide its states are: give the initial states"
         )
+    _check_draws(cell, graph, draws, x, rows)
     if rows is not None and len(x) != rows.steps:
         raise InputError(f"x has {len(x)} rows, but its sequences have {rows.steps} steps together")
     if not x.is_floating_point() and graph.uses_directly(name):
@@ -103,7 +108,7 @@ def scan(
         reason = _cannot_compile(x, tensors)
         if reason is None:
             run = recur_in_graph if compiling or _watched(tensors) else recur
-            found, end = run(graph, x, state, parameters, rows, names, reverse)
+            found, end = run(graph, x, state, parameters, rows, draws, names, reverse)
             return found if names else found[graph.output], end
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
@@ -111,23 +116,49 @@ def scan(
         _check_tokens(x, sizes[graph.widths[name]])
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
     wanted = names or (graph.output,)
+    like = next(iter(state.values()))
+    drawn = draws.on(graph, graph.sizes_with(state, parameters), like) if draws else None
 
-    def step(x_t: Tensor, now: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        results = (cell if graph is plain else graph).run({name: x_t, **now}, parameters)
+    def step(
+        x_t: Tensor, first: int, end: int, now: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        read = {name: x_t, **now, **(drawn.at(first, end) if drawn else {})}
+        results = (cell if graph is plain else graph).run(read, parameters)
         found = dict(zip((*graph.states, *graph.outputs), results, strict=True))
         return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
 
     if rows is not None:
-        steps, state = rows.walk(state, reverse, lambda t, first, end, now: step(x[first:end], now))
+        steps, state = rows.walk(
+            state, reverse, lambda t, first, end, now: step(x[first:end], first, end, now)
+        )
     else:
-        steps = []
-        for x_t in reversed(x.unbind()) if reverse else x.unbind():
-            state, values = step(x_t, state)
+        steps, B = [], x.shape[1]
+        each = [*enumerate(x.unbind())]
+        for t, x_t in reversed(each) if reverse else each:
+            state, values = step(x_t, t * B, (t + 1) * B, state)
             steps.append(values)
         steps = steps[::-1] if reverse else steps
     join = torch.stack if rows is None else torch.cat
     outputs = {key: join(values) for key, values in zip(wanted, zip(*steps, strict=True), strict=True)}
     return outputs if names else outputs[graph.output], state
+
+
+def _check_draws(cell: Cell, graph: Graph, draws: Draws | None, x: Tensor, rows: Rows | None) -> None:
+    """Kernels trust that there is a place for every row and every sequence."""
+    if not graph.draws:
+        if draws is not None:
+            raise InputError(f"cell {cell.name!r} draws nothing, but was given draws")
+        return
+    if draws is None:
+        raise InputError(f"cell {cell.name!r} draws {', '.join(graph.draws)}: give it draws")
+    B, count = (x.shape[1], x.shape[0] * x.shape[1]) if rows is None else (rows.B, rows.steps)
+    expected = {"chances": (2, len(graph.draws)), "places": (count,), "sequences": (B,)}
+    for name, tensor in draws.tensors.items():
+        if tensor.shape != expected[name] or tensor.dtype != torch.int64 or not tensor.is_contiguous():
+            raise InputError(
+                f"{name} of draws is {tensor.dtype} of shape {tuple(tensor.shape)}, "
+                f"expected torch.int64 of {expected[name]}, contiguous"
+            )
 
 
 def _check_tokens(x: Tensor, words: int) -> None:

@@ -18,11 +18,13 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from cases import OWN, SETTINGS, Setting, assert_same, flat, gradients
-from unrolled import GRU, LSTM, RNN, BackendError, InputError, Recurrent, cells, scan
+from unrolled import GRU, LSTM, RNN, BackendError, Cell, InputError, Recurrent, cells, scan
 from unrolled.cells import find
 from unrolled.compile.loop import loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import prepare
+from unrolled.draws import parts
+from unrolled.regularise import recurrent_dropout, zoneout
 from unrolled.rows import Rows
 from unrolled.tracing import constant
 
@@ -153,7 +155,13 @@ def test_the_size_of_what_is_saved_is_known_without_a_plan(setting: Setting) -> 
 
 
 def arguments(
-    layer: nn.Module, learning: bool, tokens: bool, dtype: torch.dtype, names: str = "", ragged: bool = False
+    layer: nn.Module,
+    learning: bool,
+    tokens: bool,
+    dtype: torch.dtype,
+    names: str = "",
+    ragged: bool = False,
+    cell: Cell | None = None,
 ) -> tuple:
     """What `unrolled::recurrence` is called with for the first layer."""
     stacked = layer.parameters_of("l0")
@@ -162,9 +170,13 @@ def arguments(
     states = [torch.randn(2, 5, dtype=dtype, requires_grad=learning) for _ in layer.cell.states]
     tensors = [t.detach().to(dtype).requires_grad_(learning) for t in stacked.tensors]
     rows = Rows(torch.tensor([6, 2]))
-    key = layer.cell.graph.returning(tuple(names.split())).key if names else layer.cell.graph.key
+    graph = (cell or layer.cell).graph
+    key = graph.returning(tuple(names.split())).key if names else graph.key
     of_rows = [rows.lengths, rows.offsets] if ragged else []
-    return key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows
+    keys = torch.randint(-(2**63), 2**63 - 1, (2, len(graph.draws)))
+    keys[1] = parts(0.5)
+    of_draws = [keys, torch.arange(8), torch.arange(2)] if graph.draws else []
+    return key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows, of_draws
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -185,6 +197,16 @@ def test_the_operators_keep_all_of_torchs_rules(
         upstream = [*outputs, *[None] * (len(results) - len(outputs))]
         backward = (*given[:4], not tokens, learning, *given[5:], outputs, saved, upstream)
         assert set(opcheck(operator.recurrence_backward.default, backward).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["equal", "ragged"])
+def test_the_operators_draw_by_torchs_rules(ragged: bool) -> None:
+    one = zoneout(recurrent_dropout(cells.lstm), "hc")
+    given = arguments(LSTM(3, 5), True, False, torch.float64, "", ragged, one)
+    operator = torch.ops.unrolled
+    assert set(opcheck(operator.recurrence.default, given).values()) == {"SUCCESS"}
+    twice = [operator.recurrence(*given)[0] for _ in range(2)]
+    assert torch.equal(*twice)
 
 
 @pytest.mark.parametrize("how", ["dynamic", "marked"])

@@ -29,16 +29,13 @@ def test_steps_are_the_sequence(make, batch_first: bool) -> None:
     x = random(T, B, D)
     expected, end = layer(x.transpose(0, 1) if batch_first else x)
     expected = expected.transpose(0, 1) if batch_first else expected
-    end = (
-        end
-        if isinstance(end, dict)
-        else dict(zip("hc", end if isinstance(end, tuple) else (end,), strict=False))
-    )
     state, outputs = None, []
     for x_t in x:
         y_t, state = layer.step(x_t, state)
         outputs.append(y_t)
-    assert_same({"y": torch.stack(outputs), **state}, {"y": expected, **end}, 1e-12)
+    assert type(state) is type(end)
+    found, wanted = layer.by_name(state), layer.by_name(end)
+    assert_same({"y": torch.stack(outputs), **found}, {"y": expected, **wanted}, 1e-12)
     (d_x,) = torch.autograd.grad(torch.stack(outputs).square().sum(), x)
     (d_expected,) = torch.autograd.grad(expected.square().sum(), x)
     assert_same({"d": d_x}, {"d": d_expected}, 1e-11)
@@ -76,24 +73,30 @@ def test_every_cell_streams_or_says_why_not(setting: Setting) -> None:
     assert_same({"y": found, **streamer.state}, {"y": expected, **end}, 1e-11)
 
 
+def stepped(layer, x_t: torch.Tensor, state=None) -> dict[str, torch.Tensor]:
+    y, end = layer.step(x_t, state)
+    return flat(y, layer.by_name(end) if not isinstance(end, dict) else end)
+
+
 @each
 def test_a_step_without_gradients_is_one_with_them(make) -> None:
     layer = make(num_layers=2)
-    x_t, state = random(B, D), {name: random(2, B, H) for name in layer.cell.states}
+    x_t, values = random(B, D), {name: random(2, B, H) for name in layer.cell.states}
+    state = {LSTM: tuple(values.values()), Recurrent: values}.get(type(layer), values["h"])
     for given in (None, state):
-        expected = flat(*layer.step(x_t, given))
+        expected = stepped(layer, x_t, given)
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
-                found = flat(*layer.step(x_t, given))
-                again = flat(*layer.step(x_t, given))
+                found = stepped(layer, x_t, given)
+                again = stepped(layer, x_t, given)
             assert_same(found, expected, 1e-12)
             assert_same(again, found)
     copied, loaded = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
     with torch.no_grad():
         for other in (copied, loaded, layer.float()):
             kind = next(other.parameters()).dtype
-            found = flat(*other.step(x_t.detach().to(kind)))
-            assert_same(found, flat(*layer.double().step(x_t)), 1e-6)
+            found = stepped(other, x_t.detach().to(kind))
+            assert_same(found, stepped(layer.double(), x_t), 1e-6)
 
 
 def test_a_state_is_taken_up_and_given_back() -> None:
@@ -138,7 +141,9 @@ def test_a_change_of_the_parameters_is_noticed() -> None:
         expected, _ = layer(x[None], tuple(state.values()))
         streamer.reset(state)
         assert torch.equal(streamer(x), expected[0])
-        assert torch.equal(layer.step(x, state)[0], expected[0])
+        assert torch.equal(layer.step(x, tuple(state.values()))[0], expected[0])
+        streamer.reset(tuple(state.values()))
+        assert torch.equal(streamer(x), expected[0])
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -147,7 +152,7 @@ def test_a_step_takes_and_refuses_what_a_sequence_does(grad: bool) -> None:
     with torch.set_grad_enabled(grad):
         y, end = layer.step(torch.randn(D))
         assert y.shape == (H,)
-        assert end["h"].shape == (1, H)
+        assert [value.shape for value in end] == [(1, H)] * 2
         assert layer.step(torch.randn(0, D))[0].shape == (0, H)
         for wrong in (torch.ones(B).bool(), torch.ones(B, dtype=torch.complex64), torch.randn(B, D + 1)):
             with pytest.raises(InputError):

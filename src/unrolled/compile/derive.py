@@ -60,7 +60,7 @@ def derive(
         node = forward.nodes[index]
         if node.kind == "constant":
             return builder.constant(node.value)
-        if node.kind == "vector":
+        if node.kind in ("vector", "bernoulli", "rate"):
             return builder.make(node)
         if index in known or node.kind == "read":
             return builder.make(Node("read", name=known.get(index, node.name), width=node.width))
@@ -70,7 +70,7 @@ def derive(
         return builder.operation(node.kind, args)
 
     def arrive(index: int, gradient: Expression | None) -> None:
-        if gradient is not None and forward.nodes[index].kind != "constant":
+        if gradient is not None and forward.nodes[index].kind not in ("constant", "rate"):
             arrived = gradients.setdefault(index, {})
             before = arrived.get(gradient.width)
             arrived[gradient.width] = gradient if before is None else before + gradient

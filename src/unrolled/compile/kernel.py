@@ -14,12 +14,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from unrolled.compile.chance import bernoulli, probability, row_bits
 from unrolled.compile.emit import ATTRIBUTES, Emitter
 from unrolled.compile.jobs import FIRST, HEADER
 from unrolled.compile.machine import machine
 from unrolled.compile.mathematics import FUNCTIONS
 from unrolled.compile.schedule import LEAVES, Stage, is_row, levels
-from unrolled.compile.step import Step
+from unrolled.compile.step import Node, Step
 from unrolled.compile.tile import ROWS, accumulate, pieces
 
 
@@ -50,7 +51,7 @@ class Kernel:
     """The words of a kernel's context by name, and how it finds what it reads and writes.
 
     The words are those of each address, as in `h pointer`, and `width W` for each width symbol,
-    `vector NAME`, `panel S` for stage S, and `sum NAME`.
+    `vector NAME`, `panel S` for stage S, `sum NAME`, and what `Draws.tensors` has.
     """
 
     words: Mapping[str, int]
@@ -64,6 +65,7 @@ def print_kernel(
     written: Iterable[tuple[str, int]],
     addresses: Mapping[str, Address],
     sums: Mapping[str, list[int]],
+    draws: tuple[str, ...],
     scalar: str,
     lanes: int,
 ) -> tuple[str, Kernel]:
@@ -74,8 +76,9 @@ def print_kernel(
         written: further places to store nodes to, as pairs (place, node).
         addresses: how to find a place; others are two rows in turn.
         sums: for each learned vector, the nodes whose sum over time and rows is wanted.
+        draws: the names of what is drawn, in order.
     """
-    return _Printer(step, stages, names, list(written), addresses, sums, scalar, lanes).kernel()
+    return _Printer(step, stages, names, list(written), addresses, sums, draws, scalar, lanes).kernel()
 
 
 _STAGE = (
@@ -96,6 +99,7 @@ class _Printer:
     written: list[tuple[str, int]]
     addresses: Mapping[str, Address]
     sums: Mapping[str, list[int]]
+    draws: tuple[str, ...]
     scalar: str
     lanes: int
     words: dict[str, int] = field(default_factory=dict)
@@ -445,6 +449,8 @@ class _StagePrinter:
                     values[k] = e.spread(e.scalar, e.emit(f"sitofp i64 {size} to {e.scalar}"))
                 elif node.kind == "vector":
                     values[k] = e.load_some(e.at(self.vectors[node.name], unit), inside)
+                elif node.kind in ("bernoulli", "rate"):
+                    values[k] = self._chance(node, row, unit)
             return values[k]
 
         for k in self.load:
@@ -490,6 +496,21 @@ class _StagePrinter:
                 total = e.add(total, value(k))
             new.append(total)
         return new
+
+    def _chance(self, node: Node, row: str, unit: str) -> str:
+        """A random leaf for a row and a vector of units, or its probability."""
+        e, printer = self.e, self.printer
+        key = e.at(printer.word(e, "chances", "ptr"), str(printer.draws.index(node.name)), "i64")
+        threshold = e.load(e.at(key, str(len(printer.draws)), "i64"), "i64")
+        if node.kind == "rate":
+            return e.spread(e.scalar, probability(e, threshold))
+        if node.value:
+            place = e.at(printer.word(e, "sequences", "ptr"), row, "i64")
+        else:
+            step = e.load(e.at(printer.word(e, "offsets", "ptr"), "%t", "i64"), "i64")
+            place = e.at(printer.word(e, "places", "ptr"), e.integer_of("add", step, row), "i64")
+        bits = row_bits(e, e.load(key, "i64"), e.load(place, "i64"))
+        return bernoulli(e, bits, unit, threshold)
 
     def _reduce(self) -> None:
         """After the last vector of units: from a vector for each row to a number."""

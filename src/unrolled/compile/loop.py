@@ -36,6 +36,7 @@ def cut(step: Step, states: Sequence[str], wanted: Collection[str]) -> tuple[Ste
     from_input = [False] * len(step.nodes)
     for k, node in enumerate(step.nodes):
         moves[k] = any(moves[a] for a in node.args) or (node.kind == "read" and node.name in states)
+        moves[k] = moves[k] or node.kind in ("bernoulli", "rate")
         from_input[k] = not moves[k] and (node.kind == "read" or any(from_input[a] for a in node.args))
     builder = Builder()
     made: dict[int, Expression] = {}
@@ -248,7 +249,9 @@ class Loop:
                     names.setdefault(k, f"{own} {k}")
             for k in stage.reductions:
                 names.setdefault(k, f"{own} {k}")
-        text, kernel = print_kernel(step, stages, names, more, addresses, sums, self.scalar, self.lanes)
+        text, kernel = print_kernel(
+            step, stages, names, more, addresses, sums, self.graph.draws, self.scalar, self.lanes
+        )
         program = Program(text)
         places = {name: astuple(address) for name, address in kernel.addresses.items()}
         store(key, program.code, {"words": kernel.words, "addresses": places})

@@ -16,6 +16,7 @@ from unrolled.compile.memory import scratch, workspace
 from unrolled.compile.passes import backward_plan, forward_plan
 from unrolled.compile.plan import Plan, Sizes
 from unrolled.compile.step import run_to
+from unrolled.draws import Draws
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
@@ -108,7 +109,9 @@ class Prepared:
             given.append(torch.zeros(max(self.sizes.widths.values()), dtype=self.loop.dtype, device="cpu"))
         return given
 
-    def forward(self, given: Sequence[Tensor], save: bool, rows: Rows | None = None) -> list[Tensor]:
+    def forward(
+        self, given: Sequence[Tensor], save: bool, rows: Rows | None = None, draws: Draws | None = None
+    ) -> list[Tensor]:
         """What the cell hands on (T, B, W), the final states, and what the backward pass reads besides.
 
         Args:
@@ -124,7 +127,7 @@ class Prepared:
         for name in self.shapes:
             if name.startswith(("y ", "end ")):
                 tensors[name] = torch.empty(self.shape(name, rows), dtype=loop.dtype, device="cpu")
-        tensors |= (rows or self.equal).tensors
+        tensors |= (rows or self.equal).tensors | (draws.tensors if draws else {})
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
         plan.run(plan.addresses(tensors))
@@ -138,12 +141,13 @@ class Prepared:
         upstream: Sequence[Tensor | None],
         needed: Sequence[bool],
         rows: Rows | None = None,
+        draws: Draws | None = None,
     ) -> list[Tensor | None]:
         """The gradients of `given` where they are needed, from those of the outputs and the final states."""
         loop, names = self.loop, self.names
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
-        tensors |= (rows or self.equal).tensors
+        tensors |= (rows or self.equal).tensors | (draws.tensors if draws else {})
         tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         tensors |= zip(self.results, outputs, strict=False)
         for name, d in zip(self.results, upstream, strict=True):
@@ -168,10 +172,12 @@ class Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, prepared: Prepared, rows: Rows | None, save: bool, *given: Tensor) -> Any:
-        *results, saved = prepared.forward(given, save, rows)
+    def forward(
+        ctx: Any, prepared: Prepared, rows: Rows | None, draws: Draws | None, save: bool, *given: Tensor
+    ) -> Any:
+        *results, saved = prepared.forward(given, save, rows, draws)
         if save:
-            ctx.prepared, ctx.rows = prepared, rows
+            ctx.prepared, ctx.rows, ctx.draws = prepared, rows, draws
             ctx.given = len(given)
             ctx.save_for_backward(*given, *results[: len(prepared.loop.handed_on)], saved)
             ctx.set_materialize_grads(False)
@@ -183,9 +189,10 @@ class Recurrence(torch.autograd.Function):
         given, outputs = given[: ctx.given], given[ctx.given :]
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
-            return (None, None, None, *again(ctx.prepared, given, upstream, ctx.rows))
-        needed = ctx.needs_input_grad[3:]
-        return (None, None, None, *ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows))
+            return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.draws))
+        needed = ctx.needs_input_grad[4:]
+        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.draws)
+        return (*[None] * 4, *found)
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -194,7 +201,11 @@ def in_memory(tensor: Tensor) -> Tensor:
 
 
 def again(
-    prepared: Prepared, given: Sequence[Tensor], upstream: Sequence[Tensor | None], rows: Rows | None = None
+    prepared: Prepared,
+    given: Sequence[Tensor],
+    upstream: Sequence[Tensor | None],
+    rows: Rows | None = None,
+    draws: Draws | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
@@ -216,9 +227,11 @@ def again(
         states = {name: tensors[f"start {name}"] for name in loop.graph.states}
         if rows is None:
             before = {k: value.flatten(0, 1) for k, value in before.items()}
+        drawn = draws.on(loop.graph, prepared.sizes.widths, given[-1]) if draws else None
 
         def step(t: int, first: int, end: int, now: States) -> tuple[States, list[Tensor]]:
             read = {**now, **{f"before {k}": value[first:end] for k, value in before.items()}}
+            read |= drawn.at(first, end) if drawn else {}
             done = loop.step.run(read, parameters)
             results = loop.step.results
             return {name: done[results[name]] for name in now}, [done[results[k]] for k in loop.handed_on]
@@ -242,6 +255,7 @@ def recur(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
+    draws: Draws | None,
     handed_on: tuple[str, ...],
     reverse: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -261,7 +275,7 @@ def recur(
     states = prepared.start if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
-    results = Recurrence.apply(prepared, rows, save, *arguments)  # type: ignore[no-untyped-call]
+    results = Recurrence.apply(prepared, rows, draws, save, *arguments)  # type: ignore[no-untyped-call]
     return by_name(loop, results)
 
 

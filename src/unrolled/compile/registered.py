@@ -21,6 +21,7 @@ from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import Prepared, again, by_name, in_memory, inputs_of, prepared_for
+from unrolled.draws import Draws
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.parameters import Stacked
@@ -29,11 +30,13 @@ from unrolled.tracing import constant
 
 LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
 
-Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
-"""x, what is given before the loop, the initial states, the tensors of the parameters, and the lengths and
-offsets of sequences where not all have the same."""
+Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+"""x, what is given before the loop, the initial states, the tensors of the parameters, the lengths and
+offsets of sequences where not all have the same, and those of `Draws` where something is drawn."""
 
-_TENSORS: Final = "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows"
+_TENSORS: Final = (
+    "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows, Tensor[] draws"
+)
 _RESULTS: Final = "Tensor[] outputs, Tensor saved, Tensor?[] upstream"
 for _schema in (
     f"recurrence(str graph, str handed_on, str layout, bool reverse, bool save, {_TENSORS}) -> Tensor[]",
@@ -50,6 +53,7 @@ def recur_in_graph(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
+    draws: Draws | None,
     handed_on: tuple[str, ...],
     reverse: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -66,6 +70,7 @@ def recur_in_graph(
     results = torch.ops.unrolled.recurrence(
         graph.key, names, stacked.layout, reverse, save, x, before, states, tensors,
         [] if rows is None else [rows.lengths, rows.offsets],
+        [] if draws is None else [draws.chances, draws.places, draws.sequences],
     )  # fmt: skip
     return by_name(loop, results[:-1])
 
@@ -95,10 +100,11 @@ def _parts(layout: str, heights: tuple[int, ...]) -> dict[str, tuple[int, int, i
 
 def _prepared(
     graph: str, handed_on: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: Tensors
-) -> tuple[Prepared, list[Tensor], Rows | None]:
-    """The plans for these tensors, the tensors that they take, and the sequences."""
-    x, before, states, parameters, of_rows = tensors
+) -> tuple[Prepared, list[Tensor], Rows | None, Draws | None]:
+    """The plans for these tensors, the tensors that they take, the sequences, and what is drawn."""
+    x, before, states, parameters, of_rows, of_draws = tensors
     rows = Rows(*of_rows) if of_rows else None
+    draws = Draws(*map(in_memory, of_draws)) if of_draws else None
     loop = _loop(graph, handed_on, states[0].dtype)
     given = [x, *before, *states, *parameters]
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
@@ -106,7 +112,7 @@ def _prepared(
     stacked = Stacked(tuple(parameters), _parts(layout, tuple(t.shape[0] for t in parameters)))
     state = dict(zip(loop.graph.states, states, strict=True))
     prepared = prepared_for(loop, x, state, parameters, stacked, layout, rows, reverse, needs)
-    return prepared, prepared.complete([in_memory(t) for t in given]), rows
+    return prepared, prepared.complete([in_memory(t) for t in given]), rows, draws
 
 
 @torch.library.impl(LIBRARY, "recurrence", "CPU")
@@ -116,13 +122,13 @@ def _forward(
     if forward_ad._current_level >= 0:  # results without tangents would count as constant
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
     needs = save and tensors[0].is_floating_point(), save
-    prepared, given, rows = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-    return prepared.forward(given, save, rows)
+    prepared, given, rows, draws = _prepared(graph, handed_on, layout, reverse, needs, tensors)
+    return prepared.forward(given, save, rows, draws)
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
-    x, _, states, _, of_rows = tensors
+    x, _, states, _, of_rows, _ = tensors
     loop = _loop(graph, handed_on, states[0].dtype)
     leading, widths = x.shape[: 1 if of_rows else 2], _widths(loop.graph, layout, tensors)
     rows = math.prod(leading)
@@ -137,7 +143,7 @@ def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tenso
 
 def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
     """What the width symbols are. Nothing is compared: sizes may be symbols of torch's own."""
-    x, _, states, parameters, _ = tensors
+    x, _, states, parameters, *_ = tensors
     found = {graph.widths[name]: state.shape[1] for name, state in zip(graph.states, states, strict=True)}
     if x.is_floating_point():
         found.setdefault(graph.widths[graph.inputs[0]], x.shape[-1])
@@ -153,14 +159,14 @@ def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
 def _backward(
     graph: str, handed_on: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
 ) -> list[Tensor]:
-    x, before, states, parameters, of_rows, outputs, saved, upstream = rest
+    *tensors, outputs, saved, upstream = rest
+    _, before, states, parameters, *_ = tensors
     needs = needs_x, needs_parameters
-    prepared, given, rows = _prepared(
-        graph, handed_on, layout, reverse, needs, (x, before, states, parameters, of_rows)
-    )
+    prepared, given, rows, draws = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    return [d for d in prepared.backward(given, outputs, saved, upstream, needed, rows) if d is not None]
+    found = prepared.backward(given, outputs, saved, upstream, needed, rows, draws)
+    return [d for d in found if d is not None]
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
@@ -176,11 +182,11 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *ctx.how, ctx.save, x, before, states, parameters, rows = inputs
+    *ctx.how, ctx.save, x, before, states, parameters, rows, draws = inputs
     outputs = output[: len(output) - 1 - len(states)]
-    ctx.counts = len(before), len(states), len(parameters), len(rows)
+    ctx.counts = len(before), len(states), len(parameters), len(rows), len(draws)
     ctx.outputs = len(outputs)
-    ctx.save_for_backward(x, *before, *states, *parameters, *rows, *outputs, output[-1])
+    ctx.save_for_backward(x, *before, *states, *parameters, *rows, *draws, *outputs, output[-1])
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)
 
@@ -193,12 +199,12 @@ def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
     *groups, outputs = _split(others, (*ctx.counts, ctx.outputs))
     tensors: Any = (x, *groups)
     needs_x, *asked = ctx.needs_input_grad[5:]
-    needs = needs_x, any(asked[-2])
+    needs = needs_x, any(asked[-3])
     upstream = list(upstream[:-1])
     if torch.is_grad_enabled():
         graph, handed_on, layout, reverse = ctx.how
-        prepared, given, rows = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-        d_x, *rest = again(prepared, given, upstream, rows)
+        prepared, given, rows, draws = _prepared(graph, handed_on, layout, reverse, needs, tensors)
+        d_x, *rest = again(prepared, given, upstream, rows, draws)
     else:
         found = torch.ops.unrolled.recurrence_backward(*ctx.how, *needs, *tensors, outputs, saved, upstream)
         d_x, *rest = found if needs_x else (None, *found)

@@ -25,9 +25,10 @@ class Node:
     """One value of a lowered step.
 
     kind: `read` (of what `name` says: an input, a state, a value of the forward step), `constant`, `vector`
-        (a learned one), `product` (the matrix `name`, or its transpose, times the operand), `size` (how many
-        units the width `name` has), `spread` (one number a row, at every unit of this node's width), or a row
-        of the table.
+        (a learned one), `bernoulli` and `rate` (as in a graph; what is drawn once a sequence has the value
+        1), `product` (the matrix `name`, or its transpose, times the operand), `size` (how many units the
+        width `name` has), `spread` (one number a row, at every unit of this node's width), or a row of the
+        table.
     width: a symbol such as "H"; `PER_ROW` for one number a row, "" for a number. Operands of a row of the
         table are as wide as the node, or fit every width.
     """
@@ -82,6 +83,8 @@ def _value(
             return read[node.name]
         case "constant":
             return node.value
+        case "bernoulli" | "rate":
+            return read[f"{node.kind} {node.name}"]
         case "vector":
             absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it
             return 0.0 if absent else parameters[node.name]
@@ -168,7 +171,7 @@ class Builder:
     def _number(self, e: Expression) -> Expression:
         """A condition that enters arithmetic is 1 or 0."""
         row = OPERATIONS.get(e.node.kind)
-        if row is None or row.adjoint is not None or not row.pointwise:
+        if e.node.kind != "bernoulli" and (row is None or row.adjoint is not None or not row.pointwise):
             return e
         return self.operation("where", (e, 1.0, 0.0))
 
@@ -214,6 +217,9 @@ def lower(graph: Graph) -> Step:
                 done.append(builder.constant(node.value))
             case "vector":
                 done.append(builder.make(Node("vector", name=node.name, width=node.width)))
+            case "bernoulli" | "rate":
+                once = float(bool(node.sources))
+                done.append(builder.make(Node(node.kind, name=node.name, value=once, width=node.width)))
             case "affine":
                 bias = Node("vector", name=f"{node.name}.bias", width=node.width)
                 total = None if node.bias is None else builder.make(bias)

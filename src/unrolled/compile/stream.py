@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import prepare
+from unrolled.draws import Draws
 from unrolled.graph import Graph
 
 
@@ -18,6 +19,7 @@ class Stream:
     Args:
         x: where its input is put, (1, B, D), or tokens (1, B).
         state: its states, each (B, W), by name; every step writes the new ones over them.
+        draws: the probabilities of what enters on average.
         parameters: by name, contiguous. They are read by the first step, and by the first after `changed`.
 
     Attributes:
@@ -25,14 +27,19 @@ class Stream:
     """
 
     def __init__(
-        self, graph: Graph, x: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+        self,
+        graph: Graph,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        draws: Draws | None = None,
     ) -> None:
         loop = loop_of(graph, next(iter(state.values())).dtype)
         prepared = prepare(loop, x, state, parameters, None, False, needs_x=False, learning=False)
         self._plan = prepared.plan("inference")
         name = f"y {graph.output}"
         self.y = torch.zeros(prepared.shapes[name], dtype=loop.dtype)
-        tensors = {"x": x, name: self.y, **prepared.equal.tensors}
+        tensors = {"x": x, name: self.y, **prepared.equal.tensors, **(draws.tensors if draws else {})}
         for key, value in state.items():
             tensors |= {f"start {key}": value, f"end {key}": value}
         others = sum(not key.startswith("parameter ") for key in prepared.names)

@@ -46,8 +46,8 @@ class DirectStack:
         """Why a stack cannot be run this way, or None if it can."""
         if stack.bidirectional:
             return "it reads in both directions"
-        if stack.dropout and stack.num_layers > 1:
-            return "it drops values between layers"
+        if stack.regulariser.draws or (stack.dropout and stack.num_layers > 1):
+            return "it drops values at random"
         if stack.initial is not None:
             return "its initial states are learned"
         if stack.backend == "reference":

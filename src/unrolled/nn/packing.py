@@ -64,6 +64,8 @@ class Packing:
 
     Attributes:
         rows: the pieces of the sequences, the longest first.
+        index: the place of each packed row in the rows of the batch.
+        sequence, begins: the sequence that each piece is of, and the place of its first row.
     """
 
     def __init__(self, T: int, B: int, lengths: Tensor | None, resets: Tensor | None) -> None:
@@ -91,6 +93,7 @@ class Packing:
             value[order] for value in (sequence, first, is_first, is_last)
         )
         self.index = self.rows.index(T, B, first, self.sequence)
+        self.begins = first * B + self.sequence
         # Which pieces take the state that was given, and which leave theirs behind, by direction.
         self._takes = is_first & ~anew[self.sequence], is_last
         self._leaves = tuple(
@@ -115,6 +118,11 @@ class Packing:
         of = self.sequence.to(given.device)
         return torch.where(takes[:, None], given.index_select(0, of), initial.index_select(0, of))
 
+    def origins(self, known: Tensor, shift: Tensor | int) -> Tensor:
+        """The place where the sequence of each piece began, from those of the sequences so far (B,); places
+        of this batch are `shift` further on."""
+        return torch.where(self._takes[False], known[self.sequence], shift + self.begins)
+
     def end(self, final: Tensor, reverse: bool) -> Tensor:
         """The states of the sequences (B, H) after their last steps."""
         return final.index_select(0, self._leaves[reverse].to(final.device))
@@ -126,8 +134,18 @@ class Packed:
     def __init__(self, sequence: PackedSequence) -> None:
         self.sequence = sequence
         sizes = sequence.batch_sizes
-        self.B = int(sizes[0])
+        self.T, self.B = len(sizes), int(sizes[0])
         self.rows = Rows((sizes > torch.arange(self.B)[:, None]).sum(1))
+
+    @property
+    def index(self) -> Tensor:
+        """The place of each packed row in the rows of the padded batch."""
+        order = self.sequence.sorted_indices
+        return self.rows.index(self.T, self.B, sequence=None if order is None else order.cpu())
+
+    def origins(self, known: Tensor, shift: Tensor | int) -> Tensor:
+        order = self.sequence.sorted_indices
+        return known if order is None else known[order.cpu()]
 
     def unpack(self, y: Tensor) -> PackedSequence:
         """A sequence of other values."""

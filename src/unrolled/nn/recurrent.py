@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cell import Cell
 from unrolled.errors import InputError
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
+from unrolled.nn.masks import Masks, Regularisers
 from unrolled.nn.stack import Options, RecurrentStack
 
 
@@ -37,6 +38,8 @@ class Recurrent(RecurrentStack):
         learn_initial: initial states are parameters, `initial.h`, (layers · directions, H); they begin with
             what the cell says, and `init` may say otherwise, as in {"initial.*": "normal:0.1"}.
         backend: see `unrolled.scan.scan`.
+        zoneout, recurrent_dropout, weight_dropout, variational: what else may be drawn in training, see
+            `unrolled.nn.masks.Regularisers`.
 
     Shapes: x (T, B, D) or token numbers (T, B), also without B; outputs (T, B, H · directions); states
         (layers · directions, B, H).
@@ -61,6 +64,7 @@ class Recurrent(RecurrentStack):
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **regularisers: Unpack[Regularisers],
     ) -> None:
         widths = _state_sizes(cell, hidden_size)
         super().__init__(
@@ -75,6 +79,7 @@ class Recurrent(RecurrentStack):
             learn_initial=learn_initial,
             device=device,
             dtype=dtype,
+            **regularisers,
         )
         self.bias = bias
         self.init = dict(init or {})
@@ -104,6 +109,12 @@ class Recurrent(RecurrentStack):
         """The outputs, the final states, and where asked for what was at every step; see `run`."""
         output, end, steps = self.run(x, state, **options)
         return (output, end, steps) if steps else (output, end)
+
+    def step(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, *, masks: Masks | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of all layers, for x_t (B, D) or token numbers (B,): what a sequence of one step gives."""
+        return self.run_step(x_t, state, masks)
 
     def parameters_of(self, suffix: str) -> dict[str, Tensor]:
         return {name: getattr(module, last) for name, module, last in self._places[suffix]}

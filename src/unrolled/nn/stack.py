@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
+from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
 from unrolled.scan import scan
@@ -27,6 +28,7 @@ class Options(TypedDict, total=False):
 
     lengths: Tensor | Sequence[int] | None
     resets: Tensor | None
+    masks: Masks | None
     return_states: bool
     return_gates: bool
 
@@ -36,6 +38,7 @@ class RecurrentStack(nn.Module):
 
     Attributes:
         cell: the cell.
+        regulariser: the cells that run in its place, and the probabilities of what is drawn.
         state_sizes: the width of each state by name.
         output_size: the width of the output, both directions together.
     """
@@ -54,6 +57,7 @@ class RecurrentStack(nn.Module):
         learn_initial: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **regularisers: Unpack[Regularisers],
     ) -> None:
         super().__init__()
         if len(cell.inputs) != 1:
@@ -67,9 +71,9 @@ class RecurrentStack(nn.Module):
         for what, flag in {"batch_first": batch_first, "bidirectional": bidirectional}.items():
             if not isinstance(flag, bool):
                 raise InputError(f"{what} must be True or False, got {flag!r}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-            raise InputError(f"dropout must be a number between 0 and 1, got {dropout!r}")
+        check_probability("dropout", dropout)
         self.cell = cell
+        self.regulariser = Regulariser(cell, **regularisers)
         self.input_size = input_size
         self.state_sizes = dict(state_sizes)
         self.num_layers = num_layers
@@ -116,6 +120,10 @@ class RecurrentStack(nn.Module):
         """The cell's parameters by gate name for one layer and direction, such as "l0" or "l1_reverse"."""
         raise NotImplementedError
 
+    def by_name(self, state: Any) -> Mapping[str, Tensor]:
+        """A state as this layer returns it, by name."""
+        return state  # type: ignore[no-any-return]
+
     @property
     def dtype(self) -> torch.dtype:
         """What the parameters are."""
@@ -139,6 +147,7 @@ class RecurrentStack(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
+        masks: Masks | None = None,
         return_states: bool = False,
         return_gates: bool = False,
     ) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
@@ -152,6 +161,8 @@ class RecurrentStack(nn.Module):
                 there are 0. Final states are those after the last step of each.
             resets: bools, (T, B) in the layout of x: before a marked step the state returns to its initial
                 value, and no gradient crosses. To a layer that runs backwards it does so after that step.
+            masks: of `layer.masks()`, to go on with those of an earlier chunk of the same sequences;
+                otherwise every call draws new ones. In evaluation there are none.
             return_states: every state at every step.
             return_gates: every vector that the cell's author named, and every output, at every step.
 
@@ -163,13 +174,17 @@ class RecurrentStack(nn.Module):
         Raises:
             InputError: something does not fit; the message names it.
         """
+        mode = self.training, len(self.suffixes)
         if isinstance(x, PackedSequence):
             if lengths is not None or resets is not None:
                 raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
             self._check_input(x.data, "N")
             packed = Packed(x)
             given = self._given(state, packed.B, batched=True)
-            y, end, steps = self._layers(x.data, given, packed, return_states, return_gates)
+            drawing = self.regulariser.drawing(masks, *mode, packed.T, packed.B, packed)
+            y, end, steps = self._layers(x.data, given, packed, drawing, return_states, return_gates)
+            if masks is not None and drawing is not None:
+                drawing.finish()
             each = {name: [packed.unpack(value) for value in values] for name, values in steps.items()}
             return packed.unpack(y), end, each
         if not isinstance(x, Tensor):
@@ -184,7 +199,10 @@ class RecurrentStack(nn.Module):
         if (lengths is not None or resets is not None) and x.shape[1]:
             packing = self._packing(x, lengths, resets, batched)
         rows = x if packing is None else packing.pack(x)
-        y, end, steps = self._layers(rows, given, packing, return_states, return_gates)
+        drawing = self.regulariser.drawing(masks, *mode, x.shape[0], x.shape[1], packing)
+        y, end, steps = self._layers(rows, given, packing, drawing, return_states, return_gates)
+        if masks is not None and drawing is not None:
+            drawing.finish()
 
         def laid_out(value: Tensor) -> Tensor:
             value = value if packing is None else packing.unpack(value)
@@ -216,6 +234,7 @@ class RecurrentStack(nn.Module):
         x: Tensor,
         given: Mapping[str, Tensor] | None,
         packing: Packing | Packed | None,
+        drawing: Drawing | None,
         return_states: bool,
         return_gates: bool,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
@@ -225,13 +244,14 @@ class RecurrentStack(nn.Module):
             the outputs, the final states of the batch, and values at every step for each layer and direction.
         """
         finals: list[dict[str, Tensor]] = []
+        cell = self.regulariser.training if self.training else self.regulariser.evaluation
         output = self.cell.graph.output
         returning = self.cell.states * return_states + self._gates * return_gates
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         initial = None if packing is None or given is None else self.initial_state(packing.B)
         for layer in range(self.num_layers):
-            if layer and self.dropout:
-                x = F.dropout(x, self.dropout, self.training)
+            if layer and self.dropout and self.training:
+                x = drawing.dropout(x, self.dropout, len(finals)) if drawing else F.dropout(x, self.dropout)
             outputs = []
             for reverse in map(bool, range(1 + self.bidirectional)):
                 place = len(finals)
@@ -241,12 +261,14 @@ class RecurrentStack(nn.Module):
                         name: packing.start(value, initial[name][place], reverse)
                         for name, value in state.items()
                     }
+                parameters = self.parameters_of(self.suffixes[place])
                 values, final = scan(
-                    self.cell,
+                    cell,
                     x,
                     state,
-                    self.parameters_of(self.suffixes[place]),
+                    parameters if drawing is None else drawing.weights(parameters, place),
                     rows=None if packing is None else packing.rows,
+                    draws=None if drawing is None else drawing.draws(cell, place),
                     returning=(output, *returning) if returning else (),
                     reverse=reverse,
                     backend=self.backend,
@@ -264,14 +286,23 @@ class RecurrentStack(nn.Module):
         }
         return x, end, kept
 
-    def step(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None
+    def masks(self, generator: torch.Generator | None = None) -> Masks:
+        """New masks for a batch of sequences.
+
+        Args:
+            generator: what they are drawn with; torch's own if not given.
+        """
+        return self.regulariser.masks(len(self.suffixes), generator)
+
+    def run_step(
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, masks: Masks | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of all layers: what a sequence of one step gives.
 
         Args:
             x_t: (B, D), or token numbers (B,).
             state: by name, each (layers, B, H); None for the start.
+            masks: see `run`.
 
         Returns:
             the outputs (B, H), and the new states.
@@ -281,10 +312,11 @@ class RecurrentStack(nn.Module):
         """
         if self.bidirectional:
             raise InputError("a layer that also reads backwards cannot run step by step")
-        if not torch.is_grad_enabled() and (streamer := self._streamer(x_t)) is not None:
+        draws = self.training and (self.dropout or self.regulariser.draws)
+        if not torch.is_grad_enabled() and not draws and (streamer := self._streamer(x_t)) is not None:
             streamer.reset(state)
             return streamer(x_t).clone(), {name: value.clone() for name, value in streamer.state.items()}
-        y, end, _ = self.run(x_t.unsqueeze(1 if self.batch_first else 0), state)
+        y, end, _ = self.run(x_t.unsqueeze(1 if self.batch_first else 0), state, masks=masks)
         return y.squeeze(1 if self.batch_first else 0), end
 
     def _streamer(self, x_t: Tensor) -> Streamer | None:

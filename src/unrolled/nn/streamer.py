@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 
 from unrolled.compile.stream import Stream
 from unrolled.errors import BackendError, InputError
+from unrolled.nn.masks import Drawing
 from unrolled.scan import cannot_run_directly
 
 if TYPE_CHECKING:
@@ -53,14 +54,15 @@ class Streamer:
             self.state = {name: value.clone() for name, value in layer.initial_state(batch).items()}
         self._build()
 
-    def reset(self, state: Mapping[str, Tensor] | None = None) -> None:
-        """Begin anew, with a state as the layer returns it, or its own.
+    def reset(self, state: Any = None) -> None:
+        """Begin anew, with a state as the layer returns it or by name, or with its own.
 
         Raises:
             InputError: the state does not fit.
         """
         with torch.no_grad():
             given = self.layer.initial_state(self.batch) if state is None else state
+            given = given if isinstance(given, Mapping) else self.layer.by_name(given)
             for name, value in self.layer.checked_state(given, self.batch).items():
                 self.state[name].copy_(value)
 
@@ -86,17 +88,20 @@ class Streamer:
             stream.step()
         return self._y
 
-    def _stamp(self) -> list[tuple[int, int, int] | None]:
+    def _stamp(self) -> list[object]:
         """What tells whether parameters have changed, or others have taken their places."""
         found = (owner.get(name) for owner, name in self._places)
-        return [None if p is None else (id(p), p.data_ptr(), p._version) for p in found]
+        stamp: list[object] = [None if p is None else (id(p), p.data_ptr(), p._version) for p in found]
+        return [*stamp, *self.layer.regulariser.rates.values()]
 
     def _build(self) -> None:
         owners = (module._parameters for module in self.layer.modules())
         self._places = [(owner, name) for owner in owners for name in owner]
         self._made_for = self._stamp()
         self._streams: list[Stream] = []
-        x = self._x
+        regulariser, x = self.layer.regulariser, self._x
+        cell = regulariser.evaluation
+        drawing = Drawing(regulariser, None, 1, self.batch, None) if cell.graph.draws else None
         with torch.inference_mode(False), torch.no_grad():
             for place, suffix in enumerate(self.layer.suffixes):
                 parameters = {
@@ -104,10 +109,11 @@ class Streamer:
                     for name, value in self.layer.parameters_of(suffix).items()
                 }
                 tokens = not x.is_floating_point()
-                if (reason := cannot_run_directly(self.layer.cell, parameters, tokens)) is not None:
-                    raise BackendError(f"no stream of cell {self.layer.cell.name!r}: {reason}")
-                graph = self.layer.cell.graph_using(parameters)
+                if (reason := cannot_run_directly(cell, parameters, tokens)) is not None:
+                    raise BackendError(f"no stream of cell {cell.name!r}: {reason}")
+                graph = cell.graph_using(parameters)
                 state = {name: value[place] for name, value in self.state.items()}
-                self._streams.append(Stream(graph, x, state, parameters))
+                draws = None if drawing is None else drawing.draws(cell, place)
+                self._streams.append(Stream(graph, x, state, parameters, draws))
                 x = self._streams[-1].y
             self._y = x[0]

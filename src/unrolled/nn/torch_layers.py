@@ -18,6 +18,7 @@ from unrolled.cells.gru import gru
 from unrolled.cells.lstm import lstm
 from unrolled.cells.rnn import rnn
 from unrolled.errors import InputError
+from unrolled.nn.masks import Masks, Regularisers
 from unrolled.nn.stack import Options, RecurrentStack
 from unrolled.parameters import Stacked
 
@@ -45,6 +46,7 @@ class _TorchLayer(RecurrentStack):
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         learn_initial: bool = False,
+        **regularisers: Unpack[Regularisers],
     ) -> None:
         if proj_size and "c" not in cell.states:
             raise InputError("proj_size is for an LSTM only, as in torch")
@@ -61,6 +63,7 @@ class _TorchLayer(RecurrentStack):
             learn_initial=learn_initial,
             device=device,
             dtype=dtype,
+            **regularisers,
         )
         self.hidden_size = hidden_size
         self.proj_size = proj_size
@@ -113,8 +116,20 @@ class _TorchLayer(RecurrentStack):
         **options: Unpack[Options],
     ) -> tuple[Any, ...]:
         """As in torch; with `options` what was asked for at every step comes third, see `run`."""
-        output, end, steps = self.run(input, None if hx is None else {"h": hx}, **options)
-        return (output, end["h"], steps) if steps else (output, end["h"])
+        output, end, steps = self.run(input, None if hx is None else self.by_name(hx), **options)
+        return (output, self._as_torch(end), steps) if steps else (output, self._as_torch(end))
+
+    def step(self, x_t: Tensor, hx: Any = None, *, masks: Masks | None = None) -> tuple[Tensor, Any]:
+        """One step of all layers, for x_t (B, D) or token numbers (B,): what a sequence of one step gives."""
+        output, end = self.run_step(x_t, None if hx is None else self.by_name(hx), masks)
+        return output, self._as_torch(end)
+
+    def by_name(self, state: Any) -> Mapping[str, Tensor]:
+        return {"h": state}
+
+    def _as_torch(self, state: Mapping[str, Tensor]) -> Any:
+        """A state as torch has it."""
+        return state["h"]
 
     @property
     def mode(self) -> str:
@@ -258,15 +273,10 @@ class LSTM(_TorchLayer):
             batch_first, dropout, bidirectional, proj_size=proj_size, **kwargs,
         )  # fmt: skip
 
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: tuple[Tensor, Tensor] | None = None,
-        **options: Unpack[Options],
-    ) -> tuple[Any, ...]:
-        """As in torch; with `options` what was asked for at every step comes third, see `run`."""
-        if hx is not None and (isinstance(hx, Tensor | Mapping) or len(hx) != 2):
+    def by_name(self, state: Any) -> Mapping[str, Tensor]:
+        if not isinstance(state, tuple | list) or len(state) != 2:
             raise InputError("the state of an LSTM is a pair (h, c)")
-        state = None if hx is None else dict(zip("hc", hx, strict=True))
-        output, end, steps = self.run(input, state, **options)
-        return (output, (end["h"], end["c"]), steps) if steps else (output, (end["h"], end["c"]))
+        return dict(zip("hc", state, strict=True))
+
+    def _as_torch(self, state: Mapping[str, Tensor]) -> Any:
+        return state["h"], state["c"]
