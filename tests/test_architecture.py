@@ -43,7 +43,7 @@ EXTRA = {
     "scan": {"parameters", "rows", "draws", "tracing"},
     "nn": {"parameters", "rows", "draws", "regularise"},
     "train": {"options"},
-    "export": {VERSION},
+    "export": {"draws", VERSION},
     "tasks": {"data", VERSION},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},

@@ -124,6 +124,10 @@ def test_dtype_and_mode_are_kept():
             lambda: to_torch(Recurrent(find("lstm(projection=true)"), 2, {"h": 3, "c": 3})),
             "to fewer values than it has units, not 3 to 3",
         ),
+        (
+            lambda: to_torch(GRU(2, 2, zoneout=0.5)),
+            r"torch\.nn has no layer .*'gru with expected zoneout of h'",
+        ),
         (lambda: to_torch(nn.GRU(2, 2)), "a GRU is no layer of unrolled"),
     ],
 )

@@ -161,6 +161,17 @@ def test_layers_like_those_of_torch_leave_out_dropout(kind, own, bias, dtype, tm
     assert_same(model(x, state), run(layer.eval(), x, state))
 
 
+@every_dtype
+@pytest.mark.parametrize("name", ["lstm", "gru_cho", "mut1"])
+def test_zoneout_is_what_it_gives_on_average(name, dtype, tmp_path):
+    options = {"recurrent_dropout": 0.5, "weight_dropout": 0.5, "zoneout": 0.3}
+    layer = layer_of(Setting(find(name)), dtype, num_layers=2, bidirectional=True, **options)
+    x, state = torch.randn(T, B, 3, dtype=dtype), state_of(layer)
+    model = Model(layer, tmp_path / "m.onnx")
+    assert "Scan" in model.operators
+    assert_same(model(x, state), run(layer, x, state))
+
+
 SOME = (
     *map(find, ("lstm", "lstm_cifg", "gru", "gru_cho", "gru_chung", "rnn", "lstm(projection=true)", "mut1")),
     *(layer_norm_lstm, slstm, exchanged),

@@ -1,7 +1,8 @@
 """Weights from and to other libraries: torch's modules, Keras's lists, the tensors of ONNX's operators.
 
 Layers, directions and biases are carried over. Initial states that a layer has learned are no weights
-elsewhere: `layer.initial_state(B)` gives them, to be handed to each call.
+elsewhere: `layer.initial_state(B)` gives them, to be handed to each call. What is drawn in training alone,
+but for `dropout` between layers, is left behind.
 """
 
 from unrolled.convert.keras_weights import from_keras, to_keras

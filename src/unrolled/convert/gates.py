@@ -206,6 +206,11 @@ def checked(layer: object) -> Layer:
     return layer
 
 
+def computes(layer: Layer) -> Cell:
+    """The cell that a layer runs in evaluation: with zoneout it is another than its own."""
+    return layer.regulariser.evaluation
+
+
 def build(
     of: object, library: str, layers: Sequence[Sequence[Gates]], bias: bool, settings: Mapping[str, Any]
 ) -> Layer:

@@ -19,7 +19,18 @@ import numpy as np
 import torch
 
 from unrolled.cell import Cell
-from unrolled.convert.gates import Gates, Layer, as_array, as_tensor, build, checked, gates_of, kind_in, stack
+from unrolled.convert.gates import (
+    Gates,
+    Layer,
+    as_array,
+    as_tensor,
+    build,
+    checked,
+    computes,
+    gates_of,
+    kind_in,
+    stack,
+)
 from unrolled.errors import InputError
 from unrolled.nn import GRU, LSTM, RNN
 
@@ -36,7 +47,7 @@ def to_keras(layer: Layer) -> list[Arrays]:
         InputError: it is no layer of ours, or Keras has none for its cell.
     """
     layer = checked(layer)
-    kind, order = kind_in(layer.cell, "keras")
+    kind, order = kind_in(computes(layer), "keras")
     found: list[Arrays] = [[] for _ in range(layer.num_layers)]
     for place, suffix in enumerate(layer.suffixes):
         g = stack(gates_of(layer, suffix), order)

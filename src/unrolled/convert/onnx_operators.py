@@ -19,7 +19,18 @@ import numpy as np
 import torch
 
 from unrolled.cell import Cell
-from unrolled.convert.gates import Gates, Layer, as_array, as_tensor, build, checked, gates_of, kind_in, stack
+from unrolled.convert.gates import (
+    Gates,
+    Layer,
+    as_array,
+    as_tensor,
+    build,
+    checked,
+    computes,
+    gates_of,
+    kind_in,
+    stack,
+)
 from unrolled.errors import InputError
 from unrolled.nn import GRU, LSTM, RNN
 
@@ -33,7 +44,7 @@ def to_onnx_operator(layer: Layer) -> list[Tensors]:
         InputError: it is no layer of ours, or ONNX has no operator for its cell.
     """
     layer = checked(layer)
-    _, order = kind_in(layer.cell, "onnx")
+    _, order = kind_in(computes(layer), "onnx")
     ways = 1 + layer.bidirectional
     each = [stack(gates_of(layer, suffix), order) for suffix in layer.suffixes]
     found = []

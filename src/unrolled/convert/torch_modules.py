@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cell import Cell
-from unrolled.convert.gates import Layer, checked, fill, find_kind, gates_of, kind_in, stack
+from unrolled.convert.gates import Layer, checked, computes, fill, find_kind, gates_of, kind_in, stack
 from unrolled.errors import InputError
 from unrolled.nn import GRU, LSTM, RNN, Recurrent
 
@@ -76,7 +76,7 @@ def to_torch(layer: Layer) -> nn.RNNBase:
         InputError: it is no layer of ours, or torch has none for its cell.
     """
     layer = checked(layer)
-    kind, order = kind_in(layer.cell, "torch")
+    kind, order = kind_in(computes(layer), "torch")
     h, c = layer.state_sizes["h"], layer.state_sizes.get("c")
     own: dict[str, object] = {"nonlinearity": kind.activation} if kind.name == "RNN" else {}
     if kind.name == "LSTM" and "r.h" in kind.cell.parameters:

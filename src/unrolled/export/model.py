@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import unrolled
 from unrolled.convert import to_onnx_operator
-from unrolled.convert.gates import Layer, checked
+from unrolled.convert.gates import Layer, checked, computes
 from unrolled.errors import BackendError, InputError
 from unrolled.export.nodes import OPSET, Nodes
 from unrolled.export.operators import operator, operator_for
@@ -41,8 +41,8 @@ def export_onnx(
 ) -> None:
     """Write a layer as an ONNX model, with all its layers and directions.
 
-    The model takes any batch B and length T from 1, and computes what the layer does in evaluation, without
-    dropout. Its values, in float32 or float64 as the layer is:
+    The model takes any batch B and length T from 1, and computes what the layer does in evaluation: without
+    dropout, and with states that zoneout gives on average. Its values, in float32 or float64 as the layer is:
 
         x            (T, B, D), or token numbers (T, B), int64; (B, T, …) with `batch_first`
         h_0, c_0, …  the initial states by name, each (layers · directions, B, H); where they are not 0, as
@@ -161,8 +161,10 @@ def _layers(
             parameters: Mapping[str, Tensor] = dict(layer.parameters_of(suffix))
             number = nodes.tensor(f"integer/{row}", torch.tensor(row))
             state = {name: nodes.call("Gather", value, number, axis=0) for name, value in start.items()}
-            graph = layer.cell.graph_using(parameters)
-            output, after = scan(nodes, graph, parameters, suffix, read, state, reverse=bool(way))
+            graph = computes(layer).graph_using(parameters)
+            output, after = scan(
+                nodes, graph, parameters, layer.regulariser.rates, suffix, read, state, bool(way)
+            )
             outputs.append(output)
             for name, value in after.items():
                 finals[name].append(nodes.call("Unsqueeze", value, nodes.integers(0)))

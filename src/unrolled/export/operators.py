@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from unrolled.convert.gates import Kind, Layer, find_kind
+from unrolled.convert.gates import Kind, Layer, computes, find_kind
 from unrolled.export.nodes import Nodes
 
 
@@ -17,7 +17,7 @@ def operator_for(layer: Layer, tokens: bool) -> Kind | None:
     onnxruntime has these operators in float32 alone. They take tokens as one-hot vectors, which is not worth
     it where there are more tokens than rows in all gates together.
     """
-    kind = find_kind(layer.cell)
+    kind = find_kind(computes(layer))
     if kind is None or not kind.onnx or layer.dtype != torch.float32:
         return None
     rows = len(kind.onnx.split()) * layer.state_sizes["h"] * (1 + layer.bidirectional)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from unrolled.compile.step import lower
+from unrolled.draws import BITS, parts
 from unrolled.export.nodes import ROWS, Nodes
 from unrolled.graph import OPERATIONS, Graph
 
@@ -54,6 +55,7 @@ def scan(
     nodes: Nodes,
     graph: Graph,
     parameters: Mapping[str, Tensor],
+    rates: Mapping[str, float],
     suffix: str,
     x: Inputs,
     state: Mapping[str, str],
@@ -63,6 +65,7 @@ def scan(
 
     Args:
         nodes: those of the model.
+        rates: the probabilities that enter the step, by name.
         suffix: of the layer and direction, for the names of its tensors.
         state: the initial states by name, each (B, H), in the order of the graph's.
 
@@ -95,6 +98,8 @@ def scan(
                 done.append("")  # its products are enough, unless it is asked for
             case "constant":
                 done.append(body.number(node.value))
+            case "rate":
+                done.append(body.number(parts(rates[node.name]) / (1 << BITS)))  # as the layer rounds it
             case "vector":
                 done.append(body.tensor(f"{suffix}.{node.name}", parameters[node.name]))
             case "product":
