@@ -10,7 +10,9 @@ import unrolled
 
 ROOT = Path(unrolled.__file__).parent
 
-LAYERS = ("graph", "trace", "cell", "cells", "compile", "scan", "nn", "train", "tasks", "cli")
+LAYERS = (
+    "graph", "trace", "cell", "cells", "compile", "scan", "nn", "convert", "train", "export", "tasks", "cli",
+)  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
 VERSION = ""
@@ -41,6 +43,7 @@ EXTRA = {
     "scan": {"parameters", "rows", "draws", "tracing"},
     "nn": {"parameters", "rows", "draws", "rewrite"},
     "train": {"options"},
+    "export": {"draws", VERSION},
     "tasks": {"data", VERSION},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},

@@ -135,7 +135,7 @@ def as_bytes(tensors: dict[str, Tensor]) -> dict[str, bytes]:
 def test_the_help_names_every_command(call):
     result = call("--help")
     assert (result.status, result.err) == (0, "")
-    for command in ("cells", "draw", "sample", "eval", "train", "data"):
+    for command in ("cells", "draw", "sample", "eval", "export", "train", "data"):
         assert re.search(rf"^ +{command} ", result.out, re.MULTILINE), command
 
 

@@ -24,6 +24,7 @@ import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.errors import UnrolledError
+from unrolled.export import export_onnx
 from unrolled.formula import formulas
 from unrolled.report.draw import draw
 from unrolled.report.terminal import TerminalObserver
@@ -341,3 +342,19 @@ def eval_command(
         f"{bits:.4f} bits per character on {label} ({len(characters):,} characters), step {saved.step}",
         markup=False,
     )
+
+
+@app.command("export")
+def export_command(
+    path: RunArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write")],
+) -> None:
+    """Write a trained model as ONNX: character numbers and states in, logits and states out.
+
+    The characters, in the order of their numbers, are the text `vocabulary` in its metadata.
+    """
+    model, vocabulary, _ = char_runs.open_model(path, _warn)
+    export_onnx(model.layer, file, tokens=True, head=model.head, metadata={"vocabulary": vocabulary.symbols})
+    states = model.layer.state_sizes
+    taken, given = (", ".join(f"{name}_{end}" for name in states) for end in ("0", "n"))
+    out.print(f"{file}: x (T, B), {taken} -> y (T, B, {len(vocabulary)}), {given}", markup=False)
