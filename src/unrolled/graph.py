@@ -388,8 +388,14 @@ class Graph:
         return any(node.kind in OPERATIONS and not OPERATIONS[node.kind].pointwise for node in self.nodes)
 
     def without_biases(self) -> Graph:
-        """The same step with every affine map linear."""
-        return replace(self, nodes=tuple(replace(node, bias=None) for node in self.nodes))
+        """The same step with every bias 0: affine maps are linear."""
+
+        def without(node: Node) -> Node:
+            if node.kind == "vector" and node.name.endswith(".bias"):
+                return Node("constant")
+            return replace(node, bias=None)
+
+        return replace(self, nodes=tuple(map(without, self.nodes)))
 
     def run(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Compute the step on tensors.

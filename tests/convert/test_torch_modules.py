@@ -125,6 +125,10 @@ def test_dtype_and_mode_are_kept():
             "to fewer values than it has units, not 3 to 3",
         ),
         (
+            lambda: to_torch(GRU(2, 2, 2, batch_norm=True)),
+            r"torch\.nn has no recurrent layer with batch_norm",
+        ),
+        (
             lambda: to_torch(GRU(2, 2, zoneout=0.5)),
             r"torch\.nn has no layer .*'gru with expected zoneout of h'",
         ),

@@ -172,6 +172,22 @@ def test_zoneout_is_what_it_gives_on_average(name, dtype, tmp_path):
     assert_same(model(x, state), run(layer, x, state))
 
 
+@every_dtype
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_norms_within_a_cell_and_between_layers(name, bias, dtype, tmp_path):
+    options = {"norm": "layer", "batch_norm": True, "bias": bias}
+    layer = layer_of(Setting(find(name)), dtype, num_layers=2, bidirectional=True, **options)
+    x, state = torch.randn(T, B, 3, dtype=dtype), state_of(layer)
+    with torch.no_grad():
+        layer.train()(x)  # the batch norm has seen something
+    assert_same(Model(layer, tmp_path / "m.onnx")(x, state), run(layer.eval(), x, state))
+    plain = layer_of(Setting(find(name)), dtype, num_layers=2, batch_norm=True)
+    plain.train()(x)
+    state = state_of(plain)
+    assert_same(Model(plain, tmp_path / "p.onnx")(x, state), run(plain.eval(), x, state))
+
+
 SOME = (
     *map(find, ("lstm", "lstm_cifg", "gru", "gru_cho", "gru_chung", "rnn", "lstm(projection=true)", "mut1")),
     *(layer_norm_lstm, slstm, exchanged),

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cases import SETTINGS, Setting, assert_same, flat, gradients, random
-from unrolled import GRU, LSTM, RNN, CellError, InputError, Recurrent, cell, cells
+from unrolled import GRU, LSTM, RNN, BackendError, CellError, InputError, Recurrent, Streamer, cell, cells
 from unrolled.cells import find
 from unrolled.rewrite import normalise, recurrent_matrices
 
@@ -146,3 +146,74 @@ def test_what_does_not_fit_is_named() -> None:
         LSTM(D, H, norm="batch")
     with pytest.raises(CellError, match=r"an argument of W\.a has the gain's name"):
         normalise(gained, "layer")
+
+
+# Batch norm between layers
+
+
+def seen(layer, x: Tensor, **options) -> list[Tensor]:
+    """What the norms read."""
+    found: list[Tensor] = []
+    hooks = [
+        n.register_forward_pre_hook(lambda _, args: found.append(args[0])) for n in layer.batch_norm.values()
+    ]
+    layer(x, **options)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_batch_norm_is_torchs_between_layers(kind) -> None:
+    layer = kind(D, H, 2, bidirectional=True, batch_norm=True, **DOUBLE)
+    lower, upper = kind(D, H, bidirectional=True, **DOUBLE), kind(2 * H, H, bidirectional=True, **DOUBLE)
+    own = layer.state_dict()
+    lower.load_state_dict({k: v for k, v in own.items() if "_l0" in k})
+    upper.load_state_dict({k.replace("_l1", "_l0"): v for k, v in own.items() if "_l1" in k})
+    norm = torch.nn.BatchNorm1d(2 * H, **DOUBLE)
+    x = random(T, B, D)
+    for training in (True, False):
+        for module in (layer, norm):
+            module.train(training)
+        between = lower(x)[0]
+        wanted = upper(norm(between.flatten(0, 1)).view_as(between))[0]
+        found = layer(x)[0]
+        assert_same({"y": found}, {"y": wanted}, 1e-12)
+        (d_x,), (d_wanted,) = (torch.autograd.grad(y.square().sum(), x) for y in (found, wanted))
+        assert_same({"d": d_x}, {"d": d_wanted}, 1e-11)
+    assert_same({"v": layer.batch_norm["l1"].running_var}, {"v": norm.running_var}, 1e-12)
+
+
+def test_batch_norm_sees_real_steps_only() -> None:
+    layer = GRU(D, H, 2, batch_norm=True, **DOUBLE)
+    x = random(T, B, D)
+    (rows,) = seen(layer, x, lengths=[6, 0, 2])
+    assert rows.shape == (8, H)
+    before = layer(x, lengths=[6, 0, 2])[0]
+    with torch.no_grad():
+        padded = x.clone()
+        padded[:, 1] = 1e6
+        padded[2:, 2] = 1e6
+    assert_same({"y": layer(padded, lengths=[6, 0, 2])[0]}, {"y": before}, 1e-12)
+
+
+def test_a_layer_with_batch_norm_starts_anew_and_steps() -> None:
+    layer = LSTM(D, H, 2, batch_norm=True, **DOUBLE)
+    x = random(T, B, D).detach()
+    layer(x)
+    layer.eval()
+    wanted, state = layer(x)[0], None
+    with torch.no_grad():
+        for t in range(T):
+            y, state = layer.step(x[t], state)
+            assert torch.allclose(y, wanted[t])
+    with pytest.raises(BackendError, match="no stream of a layer with batch_norm"):
+        Streamer(layer)
+    layer.reset_parameters()
+    assert torch.all(layer.batch_norm["l1"].running_mean == 0)
+    assert {n for n, _ in layer.named_parameters() if "batch" in n} == {
+        "batch_norm.l1.weight",
+        "batch_norm.l1.bias",
+    }
+    with pytest.raises(InputError, match="batch_norm must be True or False"):
+        LSTM(D, H, batch_norm=0.5)

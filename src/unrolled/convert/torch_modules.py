@@ -76,6 +76,8 @@ def to_torch(layer: Layer) -> nn.RNNBase:
         InputError: it is no layer of ours, or torch has none for its cell.
     """
     layer = checked(layer)
+    if layer.batch_norm:
+        raise InputError("torch.nn has no recurrent layer with batch_norm between its layers")
     kind, order = kind_in(computes(layer), "torch")
     h, c = layer.state_sizes["h"], layer.state_sizes.get("c")
     own: dict[str, object] = {"nonlinearity": kind.activation} if kind.name == "RNN" else {}

@@ -139,6 +139,8 @@ def _layers(
     finals: dict[str, list[str]] = {name: [] for name in start}
     tensors = None
     for place, kind in enumerate(kinds):
+        if place and layer.batch_norm is not None:
+            x = _batch_norm(nodes, layer.batch_norm[f"l{place}"], f"l{place}", x)
         read = Inputs(nodes, x, layer.input_size if tokens and not place else None, mask)
         if kind is not None:
             tensors = tensors or to_onnx_operator(layer)
@@ -170,6 +172,15 @@ def _layers(
                 finals[name].append(nodes.call("Unsqueeze", value, nodes.integers(0)))
         x = nodes.call("Concat", *outputs, axis=-1) if ways == 2 else outputs[0]
     return x, finals
+
+
+def _batch_norm(nodes: Nodes, norm: nn.Module, name: str, x: str) -> str:
+    """What the norm does in evaluation: each feature times a number, plus another."""
+    assert isinstance(norm, nn.BatchNorm1d)
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    factor = norm.weight / torch.sqrt(variance + norm.eps)
+    scaled = nodes.call("Mul", x, nodes.tensor(f"{name}.batch_norm.factor", factor))
+    return nodes.call("Add", scaled, nodes.tensor(f"{name}.batch_norm.rest", norm.bias - mean * factor))
 
 
 def _mask(nodes: Nodes, x: str) -> str:

@@ -46,6 +46,8 @@ class DirectStack:
         """Why a stack cannot be run this way, or None if it can."""
         if stack.bidirectional:
             return "it reads in both directions"
+        if stack.batch_norm is not None and stack.num_layers > 1:
+            return "it normalises batches between layers"
         if stack.regulariser.draws or (stack.dropout and stack.num_layers > 1):
             return "it drops values at random"
         if stack.initial is not None:

@@ -39,6 +39,8 @@ class Recurrent(RecurrentStack):
             what the cell says, and `init` may say otherwise, as in {"initial.*": "normal:0.1"}.
         norm: "layer" or "rms" normalises the summed inputs of the cell's maps, each with a gain such as
             `f.gain`; see `unrolled.rewrite.normalise`.
+        batch_norm: values between layers are normalised over all real steps of all sequences
+            (`torch.nn.BatchNorm1d`, as in Laurent et al. 2016, arXiv:1510.01378).
         backend: see `unrolled.scan.scan`.
         zoneout, recurrent_dropout, weight_dropout, variational: what else may be drawn in training, see
             `unrolled.nn.masks.Regularisers`.
@@ -64,6 +66,7 @@ class Recurrent(RecurrentStack):
         init: Mapping[str, Initialiser] | None = None,
         learn_initial: bool = False,
         norm: str | None = None,
+        batch_norm: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -81,6 +84,7 @@ class Recurrent(RecurrentStack):
             backend=backend,
             learn_initial=learn_initial,
             norm=norm,
+            batch_norm=batch_norm,
             device=device,
             dtype=dtype,
             **regularisers,

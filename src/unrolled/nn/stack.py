@@ -57,6 +57,7 @@ class RecurrentStack(nn.Module):
         backend: str = "auto",
         learn_initial: bool = False,
         norm: str | None = None,
+        batch_norm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **regularisers: Unpack[Regularisers],
@@ -70,7 +71,8 @@ class RecurrentStack(nn.Module):
         for what, size in {"input_size": input_size, "num_layers": num_layers, **hidden}.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise InputError(f"{what} must be a whole number of at least 1, got {size!r}")
-        for what, flag in {"batch_first": batch_first, "bidirectional": bidirectional}.items():
+        flags = {"batch_first": batch_first, "bidirectional": bidirectional, "batch_norm": batch_norm}
+        for what, flag in flags.items():
             if not isinstance(flag, bool):
                 raise InputError(f"{what} must be True or False, got {flag!r}")
         check_probability("dropout", dropout)
@@ -94,10 +96,18 @@ class RecurrentStack(nn.Module):
             if self.initial is not None and math.isfinite(cell.graph.initial.get(name, 0.0)):
                 value = torch.empty(len(self.suffixes), size, device=device, dtype=dtype)
                 self.initial[name] = nn.Parameter(value)
+        norms = {
+            f"l{layer}": nn.BatchNorm1d(self.input_size_of(layer), device=device, dtype=dtype)
+            for layer in range(1, num_layers)
+        }
+        self.batch_norm = nn.ModuleDict(norms) if batch_norm else None
         self.reset_initial()
 
     def reset_initial(self) -> None:
-        """Set learned initial states to what the cell's states start from."""
+        """Set learned initial states to what the cell's states start from; batch norms begin anew."""
+        for module in self.batch_norm.values() if self.batch_norm is not None else ():
+            assert isinstance(module, nn.BatchNorm1d)
+            module.reset_parameters()
         with torch.no_grad():
             for name, value in self.initial.items() if self.initial is not None else ():
                 value.fill_(self.cell.graph.initial.get(name, 0.0))
@@ -252,6 +262,8 @@ class RecurrentStack(nn.Module):
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         initial = None if packing is None or given is None else self.initial_state(packing.B)
         for layer in range(self.num_layers):
+            if layer and self.batch_norm is not None:
+                x = self.batch_norm[f"l{layer}"](x.flatten(0, -2)).view(x.shape)
             if layer and self.dropout and self.training:
                 x = drawing.dropout(x, self.dropout, len(finals)) if drawing else F.dropout(x, self.dropout)
             outputs = []

@@ -95,6 +95,8 @@ class Streamer:
         return [*stamp, *self.layer.regulariser.rates.values()]
 
     def _build(self) -> None:
+        if self.layer.batch_norm is not None and self.layer.num_layers > 1:
+            raise BackendError("no stream of a layer with batch_norm: its step method runs it")
         owners = (module._parameters for module in self.layer.modules())
         self._places = [(owner, name) for owner in owners for name in owner]
         self._made_for = self._stamp()

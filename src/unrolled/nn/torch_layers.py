@@ -47,6 +47,7 @@ class _TorchLayer(RecurrentStack):
         backend: str = "auto",
         learn_initial: bool = False,
         norm: str | None = None,
+        batch_norm: bool = False,
         **regularisers: Unpack[Regularisers],
     ) -> None:
         if proj_size and "c" not in cell.states:
@@ -63,6 +64,7 @@ class _TorchLayer(RecurrentStack):
             backend=backend,
             learn_initial=learn_initial,
             norm=norm,
+            batch_norm=batch_norm,
             device=device,
             dtype=dtype,
             **regularisers,
