@@ -70,7 +70,8 @@ class Cell:
     def settle(self) -> None:
         """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
         for graph in (self.graph, self.square):
-            _ = self._needed, graph.key, graph.parameters_tell, graph.uses_directly(""), graph.draws
+            _ = self._needed, graph.key, graph.parameters_tell, graph.uses_directly("")
+            _ = graph.draws, graph.resets
 
     @property
     def inputs(self) -> tuple[str, ...]:

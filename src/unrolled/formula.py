@@ -40,7 +40,7 @@ def leaf(node: Node) -> str:
     """How a formula writes a node that is not computed."""
     if node.kind == "constant":
         return f"{node.value:g}".replace("-", "−")
-    name = f"p({node.name})" if node.kind == "rate" else Parameter(node.name, ()).symbol
+    name = {"rate": f"p({node.name})", "reset": "reset"}.get(node.kind) or Parameter(node.name, ()).symbol
     return name + {"input": NOW, "state": BEFORE}.get(node.kind, "")
 
 

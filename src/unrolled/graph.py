@@ -182,7 +182,7 @@ OPERATION_OF: Final[dict[Callable[..., Any], str]] = {
     for function in (row.run, *row.also, getattr(Tensor, row.name, row.run))
 } | {Tensor.__pow__: "pow"}
 
-LEAVES: Final = ("input", "state", "constant", "vector", "bernoulli", "rate")
+LEAVES: Final = ("input", "state", "constant", "vector", "bernoulli", "rate", "reset")
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ class Node:
     """One value of the step.
 
     kind: `input`, `state` (the old value), `constant`, `vector` (a learned vector), `bernoulli` (true at
-        random, see `unrolled.draws`), `rate` (how likely that is), `affine`, or a row of the table of
-        operations.
+        random, see `unrolled.leaves`), `rate` (how likely that is), `reset` (whether the state begins anew
+        before this step), `affine`, or a row of the table of operations.
     args: indices of the operands in the graph.
     name: of the input, state, vector, affine map, or of what is drawn.
     sources: for an affine map, the name of each argument; its matrices are `name.source`. For what is drawn
@@ -275,6 +275,11 @@ class Graph:
     def draws(self) -> tuple[str, ...]:
         """The names of what is drawn at random, or whose probability enters."""
         return tuple(dict.fromkeys(n.name for n in self.nodes if n.kind in ("bernoulli", "rate")))
+
+    @cached_property
+    def resets(self) -> bool:
+        """Whether the state may begin anew at any step."""
+        return any(node.kind == "reset" for node in self.nodes)
 
     @cached_property
     def parameters_tell(self) -> bool:
@@ -414,7 +419,7 @@ class Graph:
                 done.append(values[node.name])
             elif node.kind == "constant":
                 done.append(node.value)
-            elif node.kind in ("bernoulli", "rate"):
+            elif node.kind in ("bernoulli", "rate", "reset"):
                 done.append(values[node.leaf])
             elif node.kind == "vector":
                 absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it

@@ -1,7 +1,7 @@
 """Cells made of cells: normalisation, dropout and zoneout inside the step, as changes of its graph.
 
-Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.draws.Draws` says
-with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
+Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.leaves.Leaves`
+says with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from unrolled.cell import Cell
 from unrolled.errors import CellError, InputError
-from unrolled.graph import Graph, Node
+from unrolled.graph import PER_ROW, Graph, Node
 
 NORMS: Final = {"layer": "layer_norm", "rms": "rms_norm"}
 """The row of the table of operations for each kind of normalisation."""
@@ -96,6 +96,31 @@ def expected_zoneout(cell: Cell, states: Iterable[str]) -> Cell:
         return graph.add(Node("add", (new, part), width=width))
 
     return _of_states(cell, "expected zoneout", states, mean)
+
+
+def resetting(cell: Cell, learned: Iterable[str] = ()) -> Cell:
+    """The cell whose state may return to its initial value before any step, and lets no gradient pass there.
+
+        every s  becomes  where(reset, initial s, s)
+
+    Args:
+        learned: states whose initial value is a learned vector, `initial.s`; others begin as the cell says.
+    """
+
+    def changed(graph: Graph) -> Graph:
+        copy = _Copy(graph)
+        reset = copy.add(Node("reset", name="state", width=PER_ROW))
+        for k, node in enumerate(graph.nodes):
+            copy.at[k] = copy.add(replace(node, args=tuple(copy.at[a] for a in node.args)))
+            if node.kind == "state":
+                if node.name in learned:
+                    start = copy.add(Node("vector", name=f"initial.{node.name}", width=node.width))
+                else:
+                    start = copy.add(Node("constant", value=graph.initial.get(node.name, 0.0)))
+                copy.at[k] = copy.add(Node("where", (reset, start, copy.at[k]), width=node.width))
+        return copy.finish()
+
+    return _changed(cell, "resets", changed)
 
 
 def recurrent_dropout(cell: Cell) -> Cell:

@@ -67,34 +67,23 @@ class Rows:
     @cached_property
     def places(self) -> list[int]:
         """`offsets` as numbers."""
-        return [int(k) for k in self.offsets]
+        found: list[int] = self.offsets.tolist()
+        return found
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """The steps of all sequences together."""
-        return self.places[-1]
+        return int(self.offsets[-1])
 
-    @property
-    def sequence_of_row(self) -> Tensor:
-        """Which sequence each packed row is of, (N,)."""
-        return self._there.nonzero()[:, 1]
-
-    @property
-    def _there(self) -> Tensor:
-        """(T, B): which steps each sequence has."""
-        return torch.arange(self.T)[:, None] < self.lengths
-
-    def index(self, T: int, B: int, first: Tensor | None = None, sequence: Tensor | None = None) -> Tensor:
+    def index(self, T: int, B: int, order: Tensor | None = None) -> Tensor:
         """Where the packed rows are in the rows of (T, B, ...).
 
         Args:
-            first: the step there at which each of these sequences begins; 0 if not given.
-            sequence: the column there of each; in order if not given.
+            order: the column there of each sequence; in order if not given.
         """
         t = torch.arange(self.T)[:, None]
-        first = torch.zeros_like(self.lengths) if first is None else first
-        sequence = torch.arange(self.B) if sequence is None else sequence
-        return ((first + t) * B + sequence)[self._there]
+        order = torch.arange(self.B) if order is None else order
+        return (t * B + order)[t < self.lengths]
 
     def walk(
         self, start: States, reverse: bool, step: Callable[[int, int, int, States], tuple[States, Any]]

@@ -20,9 +20,9 @@ from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import recur
 from unrolled.compile.registered import recur_in_graph
-from unrolled.draws import Draws
 from unrolled.errors import BackendError, InputError, no_such_token
 from unrolled.graph import Graph
+from unrolled.leaves import Leaves, leaves_of_step
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows
 from unrolled.tracing import constant
@@ -40,7 +40,7 @@ def scan(
     parameters: Mapping[str, Tensor],
     *,
     rows: Rows | None = None,
-    draws: Draws | None = None,
+    leaves: Leaves | None = None,
     returning: Sequence[str] = (),
     reverse: bool = False,
     backend: str = "auto",
@@ -54,7 +54,7 @@ def scan(
         parameters: the cell's learned tensors by name.
         rows: sequences of different lengths, whose rows x holds packed: (N, D), or tokens (N,). The outputs
             then are (N, H).
-        draws: what random masks depend on, for a cell that has some; its places are those of the rows.
+        leaves: what random masks and resets depend on, for a cell that has some, row by row of x.
         returning: states, outputs and gates (vectors that the cell's author named) wanted at every step.
         reverse: run from the last step to the first; outputs stay in the order of x.
         backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
@@ -84,7 +84,7 @@ def scan(
         raise InputError(
             f"no parameter of cell {cell.name!r} says how wide its states are: give the initial states"
         )
-    _check_draws(cell, graph, draws, x, rows)
+    _check_leaves(cell, graph, leaves, x, rows)
     if rows is not None and len(x) != rows.steps:
         raise InputError(f"x has {len(x)} rows, but its sequences have {rows.steps} steps together")
     if not x.is_floating_point() and graph.uses_directly(name):
@@ -108,7 +108,7 @@ def scan(
         reason = _cannot_compile(x, tensors)
         if reason is None:
             run = recur_in_graph if compiling or _watched(tensors) else recur
-            found, end = run(graph, x, state, parameters, rows, draws, names, reverse)
+            found, end = run(graph, x, state, parameters, rows, leaves, names, reverse)
             return found if names else found[graph.output], end
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
@@ -117,12 +117,12 @@ def scan(
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
     wanted = names or (graph.output,)
     like = next(iter(state.values()))
-    drawn = draws.on(graph, graph.sizes_with(state, parameters), like) if draws else None
+    of_leaves = leaves.on(graph, graph.sizes_with(state, parameters), like) if leaves else {}
 
     def step(
         x_t: Tensor, first: int, end: int, now: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        read = {name: x_t, **now, **(drawn.at(first, end) if drawn else {})}
+        read = {name: x_t, **now, **leaves_of_step(of_leaves, first, end)}
         results = (cell if graph is plain else graph).run(read, parameters)
         found = dict(zip((*graph.states, *graph.outputs), results, strict=True))
         return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
@@ -143,21 +143,30 @@ def scan(
     return outputs if names else outputs[graph.output], state
 
 
-def _check_draws(cell: Cell, graph: Graph, draws: Draws | None, x: Tensor, rows: Rows | None) -> None:
-    """Kernels trust that there is a place for every row and every sequence."""
-    if not graph.draws:
-        if draws is not None:
-            raise InputError(f"cell {cell.name!r} draws nothing, but was given draws")
+def _check_leaves(cell: Cell, graph: Graph, leaves: Leaves | None, x: Tensor, rows: Rows | None) -> None:
+    """Kernels trust that there is what they read, for every row."""
+    has = [*graph.draws, *["resets"] * graph.resets]
+    if leaves is None or not has:
+        if has:
+            raise InputError(f"cell {cell.name!r} reads {', '.join(has)}: give it leaves")
+        if leaves is not None:
+            raise InputError(f"cell {cell.name!r} draws nothing and has no resets, but was given leaves")
         return
-    if draws is None:
-        raise InputError(f"cell {cell.name!r} draws {', '.join(graph.draws)}: give it draws")
-    B, count = (x.shape[1], x.shape[0] * x.shape[1]) if rows is None else (rows.B, rows.steps)
-    expected = {"chances": (2, len(graph.draws)), "places": (count,), "sequences": (B,)}
-    for name, tensor in draws.tensors.items():
-        if tensor.shape != expected[name] or tensor.dtype != torch.int64 or not tensor.is_contiguous():
+    count = x.shape[0] * x.shape[1] if rows is None else rows.steps
+    drawn = count if any(node.kind == "bernoulli" for node in graph.nodes) else None
+    expected = {
+        "chances": ((2, len(graph.draws)), torch.int64),
+        "places": ((drawn,), torch.int64),
+        "origins": ((drawn,), torch.int64),
+        "resets": ((count if graph.resets else None,), torch.bool),
+    }
+    for name, tensor in leaves.tensors.items():
+        shape, dtype = expected[name]
+        fits = shape == (None,) or (tensor.shape == shape and tensor.dtype == dtype)
+        if not fits or not tensor.is_contiguous():
             raise InputError(
-                f"{name} of draws is {tensor.dtype} of shape {tuple(tensor.shape)}, "
-                f"expected torch.int64 of {expected[name]}, contiguous"
+                f"{name} of leaves is {tensor.dtype} of shape {tuple(tensor.shape)}, "
+                f"expected {dtype} of {shape}, contiguous"
             )
 
 

@@ -23,7 +23,7 @@ from unrolled.cells import find
 from unrolled.compile.loop import loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import prepare
-from unrolled.draws import parts
+from unrolled.leaves import parts
 from unrolled.rewrite import recurrent_dropout, zoneout
 from unrolled.rows import Rows
 from unrolled.tracing import constant
@@ -175,7 +175,8 @@ def arguments(
     of_rows = [rows.lengths, rows.offsets] if ragged else []
     keys = torch.randint(-(2**63), 2**63 - 1, (2, len(graph.draws)))
     keys[1] = parts(0.5)
-    of_draws = [keys, torch.arange(8), torch.arange(2)] if graph.draws else []
+    none = torch.zeros(0, dtype=torch.bool)
+    of_draws = [keys, torch.arange(8), torch.arange(2).repeat(4), none] if graph.draws else []
     return key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows, of_draws
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unrolled import GRU, LSTM, RNN, InputError, Recurrent, Streamer, cell, cells
-from unrolled.draws import Draws, bernoulli, parts
+from unrolled.leaves import Leaves, bernoulli, parts
 from unrolled.rewrite import expected_zoneout, recurrent_dropout, recurrent_matrices, zoneout
 from unrolled.scan import scan
 
@@ -60,10 +60,11 @@ def parameters_of(one, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def draws_for(one, probability: float, places: Tensor, sequences: Tensor) -> Draws:
+def draws_for(one, probability: float, places: Tensor, sequences: Tensor) -> Leaves:
     names = one.graph.draws
     keys = torch.randint(-(2**63), 2**63 - 1, (len(names),))
-    return Draws(torch.stack((keys, torch.full_like(keys, parts(probability)))), places, sequences)
+    chances = torch.stack((keys, torch.full_like(keys, parts(probability))))
+    return Leaves(chances, places, sequences.repeat(T), torch.zeros(0, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -77,7 +78,7 @@ def test_kernels_draw_what_the_reference_draws(base, dtype: torch.dtype) -> None
     found = {}
     for backend in ("cpu", "reference"):
         start = {name: torch.full((B, H), 0.1, dtype=dtype) for name in one.states}
-        y, end = scan(one, x, start, parameters, draws=draws, backend=backend)
+        y, end = scan(one, x, start, parameters, leaves=draws, backend=backend)
         loss = (y * torch.linspace(-1, 1, H)).sum() + sum(v.sum() for v in end.values())
         gradients = torch.autograd.grad(loss, [x, *parameters.values()], allow_unused=True)
         found[backend] = [y, *end.values(), *(g for g in gradients if g is not None)]
@@ -94,7 +95,7 @@ def test_zoneout_keeps_the_old_value_where_it_is_drawn(backend: str) -> None:
     parameters = parameters_of(one, torch.float64)
     x = torch.randn(T, B, D, **DOUBLE)
     draws = draws_for(one, 0.4, torch.arange(T * B), torch.arange(B))
-    y, end = scan(one, x, None, parameters, draws=draws, backend=backend, returning=("h", "c"))
+    y, end = scan(one, x, None, parameters, leaves=draws, backend=backend, returning=("h", "c"))
     h = c = torch.zeros(B, H, **DOUBLE)
     for t in range(T):
         places = torch.arange(t * B, (t + 1) * B)
@@ -129,8 +130,8 @@ def test_recurrent_dropout_hides_the_same_units_at_every_step(backend: str) -> N
     parameters = parameters_of(one, torch.float64)
     x = torch.randn(T, B, D, **DOUBLE)
     draws = draws_for(one, 0.25, torch.arange(T * B), torch.arange(B) + 9)
-    y, _ = scan(one, x, None, parameters, draws=draws, backend=backend)
-    mask = (~bernoulli(*draws.chances[:, 0], draws.sequences, H)).double() / 0.75
+    y, _ = scan(one, x, None, parameters, leaves=draws, backend=backend)
+    mask = (~bernoulli(*draws.chances[:, 0], draws.origins[:B], H)).double() / 0.75
     P, h = parameters, torch.zeros(B, H, **DOUBLE)
     for t in range(T):
         r, z = (
@@ -437,11 +438,11 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "no draws": (
         lambda: scan(zoneout(cells.rnn, "h"), torch.zeros(T, B, D), None, {}),
-        "draws zoneout_h: give it draws",
+        "reads zoneout_h: give it leaves",
     ),
     "draws for a cell that has none": (
-        lambda: scan(cells.rnn, torch.zeros(T, B, D), None, {}, draws=Draws(*[torch.zeros(2)] * 3)),
-        "draws nothing, but was given draws",
+        lambda: scan(cells.rnn, torch.zeros(T, B, D), None, {}, leaves=Leaves(*[torch.zeros(2)] * 4)),
+        "draws nothing and has no resets, but was given leaves",
     ),
     "draws of another shape": (
         lambda: scan(
@@ -449,9 +450,9 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
             torch.zeros(T, B, D),
             None,
             {},
-            draws=Draws(*[torch.zeros(2, 1).long()] * 3),
+            leaves=Leaves(*[torch.zeros(2, 1).long()] * 4),
         ),
-        "places of draws is torch.int64 of shape",
+        "places of leaves is torch.int64 of shape",
     ),
 }
 

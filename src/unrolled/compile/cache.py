@@ -41,7 +41,7 @@ def source_hash(package: Path) -> str:
     """What the compiler's source is, in 64 digits, or "" where there is none, as in a frozen program."""
     total = hashlib.sha256()
     try:
-        others = (package / f"{name}.py" for name in ("draws", "graph", "trace"))
+        others = (package / f"{name}.py" for name in ("leaves", "graph", "trace"))
         for path in (*sorted((package / "compile").glob("*.py")), *others):
             total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     except OSError:

@@ -1,9 +1,9 @@
-"""Print the draws of `unrolled.draws`: the same bits, for a row and a vector of units."""
+"""Print the draws of `unrolled.leaves`: the same bits, for a row and a vector of units."""
 
 from __future__ import annotations
 
 from unrolled.compile.emit import Emitter
-from unrolled.draws import BITS, GOLDEN32, GOLDEN64, MIX, SPLITMIX
+from unrolled.leaves import BITS, GOLDEN32, GOLDEN64, MIX, SPLITMIX
 
 
 def probability(e: Emitter, threshold: str) -> str:

@@ -60,7 +60,7 @@ def derive(
         node = forward.nodes[index]
         if node.kind == "constant":
             return builder.constant(node.value)
-        if node.kind in ("vector", "bernoulli", "rate"):
+        if node.kind in ("vector", "bernoulli", "rate", "reset"):
             return builder.make(node)
         if index in known or node.kind == "read":
             found = builder.make(Node("read", name=known.get(index, node.name), width=node.width))

@@ -52,7 +52,7 @@ class Kernel:
     """The words of a kernel's context by name, and how it finds what it reads and writes.
 
     The words are those of each address, as in `h pointer`, and `width W` for each width symbol,
-    `vector NAME`, `panel S` for stage S, `sum NAME`, and what `Draws.tensors` has.
+    `vector NAME`, `panel S` for stage S, `sum NAME`, and what `Leaves.tensors` has.
     """
 
     words: Mapping[str, int]
@@ -450,7 +450,9 @@ class _StagePrinter:
                 if node.kind == "vector":
                     values[k] = e.load_some(e.at(self.vectors[node.name], unit), inside)
                 elif node.kind == "bernoulli":
-                    values[k] = self._chance(node, row, unit)
+                    values[k] = self._bernoulli(node, row, unit)
+                elif node.kind == "reset":
+                    values[k] = self._reset(row)
                 else:
                     values[k] = self._leaf(node)
             return values[k]
@@ -499,20 +501,28 @@ class _StagePrinter:
             new.append(total)
         return new
 
-    def _chance(self, node: Node, row: str, unit: str) -> str:
-        """A random leaf for a row and a vector of units, or its probability."""
-        e, printer = self.e, self.printer
-        key = e.at(printer.word(e, "chances", "ptr"), str(printer.draws.index(node.name)), "i64")
-        threshold = e.load(e.at(key, str(len(printer.draws)), "i64"), "i64")
-        if node.kind == "rate":
-            return e.spread(e.scalar, probability(e, threshold))
-        if node.value:
-            place = e.at(printer.word(e, "sequences", "ptr"), row, "i64")
-        else:
-            step = e.load(e.at(printer.word(e, "offsets", "ptr"), "%t", "i64"), "i64")
-            place = e.at(printer.word(e, "places", "ptr"), e.integer_of("add", step, row), "i64")
-        bits = row_bits(e, e.load(key, "i64"), e.load(place, "i64"))
-        return bernoulli(e, bits, unit, threshold)
+    def _chance(self, node: Node) -> tuple[str, str]:
+        """The key of what is drawn, and its probability in parts."""
+        e, draws = self.e, self.printer.draws
+        key = e.at(self.printer.word(e, "chances", "ptr"), str(draws.index(node.name)), "i64")
+        return e.load(key, "i64"), e.load(e.at(key, str(len(draws)), "i64"), "i64")
+
+    def _of_row(self, name: str, row: str, kind: str) -> str:
+        """What a place of all steps has for a row of this one."""
+        e = self.e
+        step = e.load(e.at(self.printer.word(e, "offsets", "ptr"), "%t", "i64"), "i64")
+        return e.load(e.at(self.printer.word(e, name, "ptr"), e.integer_of("add", step, row), kind), kind)
+
+    def _bernoulli(self, node: Node, row: str, unit: str) -> str:
+        """A draw for a row and a vector of units."""
+        key, threshold = self._chance(node)
+        place = self._of_row("origins" if node.value else "places", row, "i64")
+        return bernoulli(self.e, row_bits(self.e, key, place), unit, threshold)
+
+    def _reset(self, row: str) -> str:
+        """Whether the state of a row begins anew, for a vector of units."""
+        e = self.e
+        return e.spread("i1", e.emit(f"icmp ne i8 {self._of_row('resets', row, 'i8')}, 0"))
 
     def _numbers(self) -> None:
         """What is one number a row, for a vector of rows at a time."""
@@ -543,7 +553,8 @@ class _StagePrinter:
         if node.kind == "constant":
             return e.splat(node.value)
         if node.kind == "rate":
-            return self._chance(node, "", "")
+            _, threshold = self._chance(node)
+            return e.spread(e.scalar, probability(e, threshold))
         assert node.kind == "size", node.kind
         size = self.printer.word(e, f"width {node.name}")
         return e.spread(e.scalar, e.emit(f"sitofp i64 {size} to {e.scalar}"))

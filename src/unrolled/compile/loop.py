@@ -36,7 +36,7 @@ def cut(step: Step, states: Sequence[str], wanted: Collection[str]) -> tuple[Ste
     from_input = [False] * len(step.nodes)
     for k, node in enumerate(step.nodes):
         moves[k] = any(moves[a] for a in node.args) or (node.kind == "read" and node.name in states)
-        moves[k] = moves[k] or node.kind in ("bernoulli", "rate")
+        moves[k] = moves[k] or node.kind in ("bernoulli", "rate", "reset")
         from_input[k] = not moves[k] and (node.kind == "read" or any(from_input[a] for a in node.args))
     builder = Builder()
     made: dict[int, Expression] = {}

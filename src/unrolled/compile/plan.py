@@ -107,7 +107,7 @@ class Plan:
         self._lists: dict[str, list[tuple[str, dict[str, int | At]]]] = {
             name: [] for name in ("begin", "before", "after", "end")
         }
-        for name in ("chances", "places", "sequences"):
+        for name in ("chances", "places", "origins", "resets"):
             if name in compiled.kernel.words:
                 self.word(name, At(name))
         for name, size in (*sizes.widths.items(), (PER_ROW, 1)):

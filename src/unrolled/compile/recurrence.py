@@ -16,9 +16,9 @@ from unrolled.compile.memory import scratch, workspace
 from unrolled.compile.passes import backward_plan, forward_plan
 from unrolled.compile.plan import Plan, Sizes
 from unrolled.compile.step import run_to
-from unrolled.draws import Draws
 from unrolled.errors import InputError
 from unrolled.graph import Graph
+from unrolled.leaves import Leaves, leaves_of_step
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows, States, room
 
@@ -110,7 +110,7 @@ class Prepared:
         return given
 
     def forward(
-        self, given: Sequence[Tensor], save: bool, rows: Rows | None = None, draws: Draws | None = None
+        self, given: Sequence[Tensor], save: bool, rows: Rows | None = None, leaves: Leaves | None = None
     ) -> list[Tensor]:
         """What the cell hands on (T, B, W), the final states, and what the backward pass reads besides.
 
@@ -127,7 +127,7 @@ class Prepared:
         for name in self.shapes:
             if name.startswith(("y ", "end ")):
                 tensors[name] = torch.empty(self.shape(name, rows), dtype=loop.dtype, device="cpu")
-        tensors |= (rows or self.equal).tensors | (draws.tensors if draws else {})
+        tensors |= (rows or self.equal).tensors | (leaves.tensors if leaves else {})
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
         plan.run(plan.addresses(tensors))
@@ -141,13 +141,13 @@ class Prepared:
         upstream: Sequence[Tensor | None],
         needed: Sequence[bool],
         rows: Rows | None = None,
-        draws: Draws | None = None,
+        leaves: Leaves | None = None,
     ) -> list[Tensor | None]:
         """The gradients of `given` where they are needed, from those of the outputs and the final states."""
         loop, names = self.loop, self.names
         plan = self.plan("backward")
         tensors = dict(zip(names, given, strict=True))
-        tensors |= (rows or self.equal).tensors | (draws.tensors if draws else {})
+        tensors |= (rows or self.equal).tensors | (leaves.tensors if leaves else {})
         tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         tensors |= zip(self.results, outputs, strict=False)
         for name, d in zip(self.results, upstream, strict=True):
@@ -173,11 +173,11 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, prepared: Prepared, rows: Rows | None, draws: Draws | None, save: bool, *given: Tensor
+        ctx: Any, prepared: Prepared, rows: Rows | None, leaves: Leaves | None, save: bool, *given: Tensor
     ) -> Any:
-        *results, saved = prepared.forward(given, save, rows, draws)
+        *results, saved = prepared.forward(given, save, rows, leaves)
         if save:
-            ctx.prepared, ctx.rows, ctx.draws = prepared, rows, draws
+            ctx.prepared, ctx.rows, ctx.leaves = prepared, rows, leaves
             ctx.given = len(given)
             ctx.save_for_backward(*given, *results[: len(prepared.loop.handed_on)], saved)
             ctx.set_materialize_grads(False)
@@ -189,9 +189,9 @@ class Recurrence(torch.autograd.Function):
         given, outputs = given[: ctx.given], given[ctx.given :]
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
-            return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.draws))
+            return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.leaves))
         needed = ctx.needs_input_grad[4:]
-        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.draws)
+        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.leaves)
         return (*[None] * 4, *found)
 
 
@@ -205,7 +205,7 @@ def again(
     given: Sequence[Tensor],
     upstream: Sequence[Tensor | None],
     rows: Rows | None = None,
-    draws: Draws | None = None,
+    leaves: Leaves | None = None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
@@ -227,11 +227,11 @@ def again(
         states = {name: tensors[f"start {name}"] for name in loop.graph.states}
         if rows is None:
             before = {k: value.flatten(0, 1) for k, value in before.items()}
-        drawn = draws.on(loop.graph, prepared.sizes.widths, given[-1]) if draws else None
+        of_leaves = leaves.on(loop.graph, prepared.sizes.widths, given[-1]) if leaves else {}
 
         def step(t: int, first: int, end: int, now: States) -> tuple[States, list[Tensor]]:
             read = {**now, **{f"before {k}": value[first:end] for k, value in before.items()}}
-            read |= drawn.at(first, end) if drawn else {}
+            read |= leaves_of_step(of_leaves, first, end)
             done = loop.step.run(read, parameters)
             results = loop.step.results
             return {name: done[results[name]] for name in now}, [done[results[k]] for k in loop.handed_on]
@@ -255,7 +255,7 @@ def recur(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
-    draws: Draws | None,
+    leaves: Leaves | None,
     handed_on: tuple[str, ...],
     reverse: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -275,7 +275,7 @@ def recur(
     states = prepared.start if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
-    results = Recurrence.apply(prepared, rows, draws, save, *arguments)  # type: ignore[no-untyped-call]
+    results = Recurrence.apply(prepared, rows, leaves, save, *arguments)  # type: ignore[no-untyped-call]
     return by_name(loop, results)
 
 

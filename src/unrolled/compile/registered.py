@@ -21,9 +21,9 @@ from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
 from unrolled.compile.recurrence import Prepared, again, by_name, in_memory, inputs_of, prepared_for
-from unrolled.draws import Draws
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
+from unrolled.leaves import Leaves
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows, room
 from unrolled.tracing import constant
@@ -32,10 +32,10 @@ LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[n
 
 Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 """x, what is given before the loop, the initial states, the tensors of the parameters, the lengths and
-offsets of sequences where not all have the same, and those of `Draws` where something is drawn."""
+offsets of sequences where not all have the same, and those of `Leaves` where there are any."""
 
 _TENSORS: Final = (
-    "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows, Tensor[] draws"
+    "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows, Tensor[] leaves"
 )
 _RESULTS: Final = "Tensor[] outputs, Tensor saved, Tensor?[] upstream"
 for _schema in (
@@ -53,7 +53,7 @@ def recur_in_graph(
     state: Mapping[str, Tensor] | None,
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
-    draws: Draws | None,
+    leaves: Leaves | None,
     handed_on: tuple[str, ...],
     reverse: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -70,7 +70,7 @@ def recur_in_graph(
     results = torch.ops.unrolled.recurrence(
         graph.key, names, stacked.layout, reverse, save, x, before, states, tensors,
         [] if rows is None else [rows.lengths, rows.offsets],
-        [] if draws is None else [draws.chances, draws.places, draws.sequences],
+        [] if leaves is None else list(leaves.tensors.values()),
     )  # fmt: skip
     return by_name(loop, results[:-1])
 
@@ -100,11 +100,11 @@ def _parts(layout: str, heights: tuple[int, ...]) -> dict[str, tuple[int, int, i
 
 def _prepared(
     graph: str, handed_on: str, layout: str, reverse: bool, needs: tuple[bool, bool], tensors: Tensors
-) -> tuple[Prepared, list[Tensor], Rows | None, Draws | None]:
+) -> tuple[Prepared, list[Tensor], Rows | None, Leaves | None]:
     """The plans for these tensors, the tensors that they take, the sequences, and what is drawn."""
-    x, before, states, parameters, of_rows, of_draws = tensors
+    x, before, states, parameters, of_rows, of_leaves = tensors
     rows = Rows(*of_rows) if of_rows else None
-    draws = Draws(*map(in_memory, of_draws)) if of_draws else None
+    leaves = Leaves(*map(in_memory, of_leaves)) if of_leaves else None
     loop = _loop(graph, handed_on, states[0].dtype)
     given = [x, *before, *states, *parameters]
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
@@ -112,7 +112,7 @@ def _prepared(
     stacked = Stacked(tuple(parameters), _parts(layout, tuple(t.shape[0] for t in parameters)))
     state = dict(zip(loop.graph.states, states, strict=True))
     prepared = prepared_for(loop, x, state, parameters, stacked, layout, rows, reverse, needs)
-    return prepared, prepared.complete([in_memory(t) for t in given]), rows, draws
+    return prepared, prepared.complete([in_memory(t) for t in given]), rows, leaves
 
 
 @torch.library.impl(LIBRARY, "recurrence", "CPU")
@@ -122,8 +122,8 @@ def _forward(
     if forward_ad._current_level >= 0:  # results without tangents would count as constant
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
     needs = save and tensors[0].is_floating_point(), save
-    prepared, given, rows, draws = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-    return prepared.forward(given, save, rows, draws)
+    prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
+    return prepared.forward(given, save, rows, leaves)
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
@@ -162,10 +162,10 @@ def _backward(
     *tensors, outputs, saved, upstream = rest
     _, before, states, parameters, *_ = tensors
     needs = needs_x, needs_parameters
-    prepared, given, rows, draws = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
+    prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    found = prepared.backward(given, outputs, saved, upstream, needed, rows, draws)
+    found = prepared.backward(given, outputs, saved, upstream, needed, rows, leaves)
     return [d for d in found if d is not None]
 
 
@@ -182,11 +182,11 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *ctx.how, ctx.save, x, before, states, parameters, rows, draws = inputs
+    *ctx.how, ctx.save, x, before, states, parameters, rows, leaves = inputs
     outputs = output[: len(output) - 1 - len(states)]
-    ctx.counts = len(before), len(states), len(parameters), len(rows), len(draws)
+    ctx.counts = len(before), len(states), len(parameters), len(rows), len(leaves)
     ctx.outputs = len(outputs)
-    ctx.save_for_backward(x, *before, *states, *parameters, *rows, *draws, *outputs, output[-1])
+    ctx.save_for_backward(x, *before, *states, *parameters, *rows, *leaves, *outputs, output[-1])
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)
 
@@ -203,8 +203,8 @@ def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
     upstream = list(upstream[:-1])
     if torch.is_grad_enabled():
         graph, handed_on, layout, reverse = ctx.how
-        prepared, given, rows, draws = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-        d_x, *rest = again(prepared, given, upstream, rows, draws)
+        prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
+        d_x, *rest = again(prepared, given, upstream, rows, leaves)
     else:
         found = torch.ops.unrolled.recurrence_backward(*ctx.how, *needs, *tensors, outputs, saved, upstream)
         d_x, *rest = found if needs_x else (None, *found)

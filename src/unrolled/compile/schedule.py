@@ -125,7 +125,7 @@ def schedule(step: Step, saved: Iterable[int] = ()) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-LEAVES: Final = ("constant", "vector", "bernoulli", "rate", "size")
+LEAVES: Final = ("constant", "vector", "bernoulli", "rate", "reset", "size")
 """What is there wherever it is needed."""
 
 

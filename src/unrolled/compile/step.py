@@ -25,10 +25,10 @@ class Node:
     """One value of a lowered step.
 
     kind: `read` (of what `name` says: an input, a state, a value of the forward step), `constant`, `vector`
-        (a learned one), `bernoulli` and `rate` (as in a graph; what is drawn once a sequence has the value
-        1), `product` (the matrix `name`, or its transpose, times the operand), `size` (how many units the
-        width `name` has), `spread` (one number a row, at every unit of this node's width), or a row of the
-        table.
+        (a learned one), `bernoulli`, `rate`, `reset` (as in a graph; what is drawn once a sequence has the
+        value 1), `product` (the matrix `name`, or its transpose, times the operand), `size` (how many units
+        the width `name` has), `spread` (one number a row, at every unit of this node's width), or a row of
+        the table.
     width: a symbol such as "H"; `PER_ROW` for one number a row, "" for a number. Operands of a row of the
         table are as wide as the node, or fit every width.
     """
@@ -83,7 +83,7 @@ def _value(
             return read[node.name]
         case "constant":
             return node.value
-        case "bernoulli" | "rate":
+        case "bernoulli" | "rate" | "reset":
             return read[f"{node.kind} {node.name}"]
         case "vector":
             absent = node.name.endswith(".bias") and node.name not in parameters  # as a layer may have it
@@ -251,7 +251,7 @@ def lower(graph: Graph) -> Step:
                 done.append(builder.constant(node.value))
             case "vector":
                 done.append(builder.make(Node("vector", name=node.name, width=node.width)))
-            case "bernoulli" | "rate":
+            case "bernoulli" | "rate" | "reset":
                 once = float(bool(node.sources))
                 done.append(builder.make(Node(node.kind, name=node.name, value=once, width=node.width)))
             case "affine":

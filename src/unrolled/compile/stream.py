@@ -9,8 +9,8 @@ from torch import Tensor
 
 from unrolled.compile.loop import loop_of
 from unrolled.compile.recurrence import prepare
-from unrolled.draws import Draws
 from unrolled.graph import Graph
+from unrolled.leaves import Leaves
 
 
 class Stream:
@@ -19,7 +19,7 @@ class Stream:
     Args:
         x: where its input is put, (1, B, D), or tokens (1, B).
         state: its states, each (B, W), by name; every step writes the new ones over them.
-        draws: the probabilities of what enters on average.
+        leaves: the probabilities of what enters on average.
         parameters: by name, contiguous. They are read by the first step, and by the first after `changed`.
 
     Attributes:
@@ -32,14 +32,14 @@ class Stream:
         x: Tensor,
         state: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
-        draws: Draws | None = None,
+        leaves: Leaves | None = None,
     ) -> None:
         loop = loop_of(graph, next(iter(state.values())).dtype)
         prepared = prepare(loop, x, state, parameters, None, False, needs_x=False, learning=False)
         self._plan = prepared.plan("inference")
         name = f"y {graph.output}"
         self.y = torch.zeros(prepared.shapes[name], dtype=loop.dtype)
-        tensors = {"x": x, name: self.y, **prepared.equal.tensors, **(draws.tensors if draws else {})}
+        tensors = {"x": x, name: self.y, **prepared.equal.tensors, **(leaves.tensors if leaves else {})}
         for key, value in state.items():
             tensors |= {f"start {key}": value, f"end {key}": value}
         others = sum(not key.startswith("parameter ") for key in prepared.names)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from unrolled.compile.step import lower
-from unrolled.draws import BITS, parts
 from unrolled.export.nodes import ROWS, Nodes
 from unrolled.graph import OPERATIONS, Graph
+from unrolled.leaves import BITS, parts
 
 
 class Inputs:

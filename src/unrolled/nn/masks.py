@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from typing import Final, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.cell import Cell
-from unrolled.draws import Draws, bernoulli, parts
 from unrolled.errors import InputError
+from unrolled.leaves import Leaves, bernoulli, parts
 from unrolled.nn.packing import Packed, Packing
 from unrolled.parameters import Stacked
-from unrolled.rewrite import expected_zoneout, recurrent_dropout, recurrent_matrices, zoneout
+from unrolled.rewrite import (
+    expected_zoneout,
+    recurrent_dropout,
+    recurrent_matrices,
+    resetting,
+    zoneout,
+)
 
 MATRIX: Final = 1 << 32
 """How far apart the places of two matrices' rows are."""
@@ -46,9 +53,9 @@ class Masks:
         for chunk in chunks:
             output, state = layer(chunk, state, masks=masks)
 
-    Every draw is a function of a key, the step, the sequence and the unit (`unrolled.draws`). So these chunks
-    are masked as the whole would be with the same keys, and a mask that belongs to a sequence lasts through
-    all of them, up to a reset.
+    Every draw is a function of a key, the step, the sequence and the unit (`unrolled.leaves`). So these
+    chunks are masked as the whole would be with the same keys, and a mask that belongs to a sequence lasts
+    through all of them, up to a reset.
 
     Attributes:
         keys: (layers · directions, draws) whole numbers of 64 bits.
@@ -65,6 +72,10 @@ class Masks:
 class Regulariser:
     """The cells of a layer, in training and in evaluation, and the probabilities of what it draws.
 
+    Args:
+        places: how many layers and directions there are.
+        zoneout, recurrent_dropout, weight_dropout, variational: see `Regularisers`.
+
     Attributes:
         training, evaluation: the cells.
         rates: the probability of each draw by name: `zoneout_h`, `dropout_h`, `weights`. They may be changed.
@@ -77,6 +88,7 @@ class Regulariser:
     def __init__(
         self,
         cell: Cell,
+        places: int,
         zoneout: float | Mapping[str, float] = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
@@ -95,8 +107,10 @@ class Regulariser:
         for what, rate in {"recurrent_dropout": recurrent_dropout, "weight_dropout": weight_dropout}.items():
             if rate and not self.matrices:
                 raise InputError(f"{what} needs a matrix that reads a state, and cell {cell.name!r} has none")
+        self._places = places
         self.variational = variational
         self.training, self.evaluation, self.rates = _cells(cell, zones, recurrent_dropout)
+        self._resetting: dict[tuple[bool, tuple[str, ...]], Cell] = {}
         if weight_dropout:
             self.rates["weights"] = float(weight_dropout)
 
@@ -105,10 +119,10 @@ class Regulariser:
         """Whether anything is drawn for sure; `dropout` between layers alone is torch's affair."""
         return bool(self.rates) or self.variational
 
-    def masks(self, places: int, generator: torch.Generator | None = None) -> Masks:
-        """New masks for so many layers and directions."""
+    def masks(self, generator: torch.Generator | None = None) -> Masks:
+        """New masks."""
         device = "cpu" if generator is None else generator.device
-        shape = places, self._count
+        shape = self._places, self._count
         return Masks(torch.randint(-(2**63), 2**63 - 1, shape, generator=generator, device=device))
 
     @property
@@ -121,29 +135,39 @@ class Regulariser:
         self,
         masks: Masks | None,
         training: bool,
-        places: int,
         T: int,
         B: int,
         packing: Packing | Packed | None = None,
+        resets: Tensor | None = None,
+        learned: tuple[str, ...] = (),
     ) -> Drawing | None:
-        """What a pass over a batch draws, or None if that is nothing, or only what torch draws.
+        """What the steps of a pass over a batch read besides x; None if that is nothing but what torch draws.
 
         Args:
             masks: those to go on with, if there are.
-            places: layers and directions.
+            T, B, packing, resets, learned: see `Drawing`.
 
         Raises:
             InputError: the masks are none, or those of another layer.
         """
         if masks is not None and not isinstance(masks, Masks):
             raise InputError(f"masks is a {type(masks).__name__}, expected what layer.masks() gives")
-        if masks is not None and masks.keys.shape != (places, self._count):
+        if masks is not None and masks.keys.shape != (self._places, self._count):
             raise InputError("the masks are those of another layer: use this one's layer.masks()")
         if not training:
-            return Drawing(self, None, T, B, packing) if self.evaluation.graph.draws else None
-        if masks is None and self.draws:
-            masks = self.masks(places)
-        return None if masks is None else Drawing(self, masks, T, B, packing)
+            masks = None
+        elif masks is None and self.draws:
+            masks = self.masks()
+        if masks is None and resets is None and (training or not self.evaluation.graph.draws):
+            return None
+        return Drawing(self, masks, T, B, packing, resets, learned)
+
+    def resetting(self, training: bool, learned: tuple[str, ...]) -> Cell:
+        """The cell whose state may begin anew."""
+        if (training, learned) not in self._resetting:
+            cell = self.training if training else self.evaluation
+            self._resetting[training, learned] = resetting(cell, learned)
+        return self._resetting[training, learned]
 
 
 def _cells(cell: Cell, zones: Mapping[str, float], dropped: float) -> tuple[Cell, Cell, dict[str, float]]:
@@ -168,12 +192,14 @@ def check_probability(what: str, rate: object, below_one: bool = False) -> None:
 
 
 class Drawing:
-    """The draws of one pass over a batch.
+    """What the steps of one pass over a batch read besides its input.
 
     Args:
-        masks: what it begins with; None in evaluation, where only probabilities enter.
+        masks: what it begins with; None where nothing is drawn.
         T, B: the size of the batch.
         packing: how its rows are packed, if they are.
+        resets: (T, B), the steps before which sequences begin anew.
+        learned: the states whose initial values are parameters.
 
     Raises:
         InputError: the masks are those of another batch.
@@ -186,30 +212,69 @@ class Drawing:
         T: int,
         B: int,
         packing: Packing | Packed | None,
+        resets: Tensor | None = None,
+        learned: tuple[str, ...] = (),
     ) -> None:
         self.regulariser = regulariser
         self.masks = masks
         self.T, self.B, self.packing = T, B, packing
-        begin: Tensor | int = 0
+        self.resets = None if resets is None else resets.cpu()
+        self.learned = learned
+        if masks is None:
+            return
         places = torch.arange(T * B)
         known = places[:B]
-        if masks is not None and masks.step is not None and masks.sequences is not None:
-            begin, known = masks.step * B, masks.sequences
+        if masks.step is not None and masks.sequences is not None:
+            known = masks.sequences
             if len(known) != B:
                 raise InputError(
                     f"the masks are those of {len(known)} sequences, but x has {B}: draw new ones"
                 )
-            places = places + begin
-        self.places = places if packing is None else begin + packing.index
-        self.sequences = known if packing is None else packing.origins(known, begin)
+            places = places + masks.step * B
+        origins = known.expand(T, -1)
+        if self.resets is not None:
+            origins = torch.where(self._real(self.resets), places.view(T, B), origins).cummax(0).values
+        self._last = origins[-1]
+        self.places, self.origins = self._packed(places), self._packed(origins)
 
-    def draws(self, cell: Cell, place: int) -> Draws | None:
-        """Those of a cell for one layer and direction."""
-        if not (names := cell.graph.draws):
+    def _real(self, resets: Tensor) -> Tensor:
+        """Those of steps that sequences have."""
+        if self.packing is None:
+            return resets
+        real = torch.zeros(self.T * self.B, dtype=torch.bool).index_fill(0, self.packing.index, True)
+        return resets & real.view(self.T, self.B)
+
+    def _packed(self, of_batch: Tensor) -> Tensor:
+        """The rows of something for all steps, as x is packed."""
+        rows = of_batch.flatten().contiguous()
+        return rows if self.packing is None else rows[self.packing.index]
+
+    def _resets(self, reverse: bool) -> Tensor:
+        """Who reads from the end begins anew after a marked step."""
+        assert self.resets is not None
+        marks = F.pad(self._real(self.resets)[1:], (0, 0, 0, 1)) if reverse else self.resets
+        return self._packed(marks)
+
+    def cell(self, training: bool) -> Cell:
+        """The cell that runs."""
+        cell = self.regulariser.training if training else self.regulariser.evaluation
+        return cell if self.resets is None else self.regulariser.resetting(training, self.learned)
+
+    def leaves(self, cell: Cell, place: int, reverse: bool = False) -> Leaves | None:
+        """What a cell reads for one layer and direction."""
+        names = cell.graph.draws
+        if not names and self.resets is None:
             return None
-        thresholds = torch.tensor([parts(self.regulariser.rates[name]) for name in names])
+        thresholds = torch.tensor([parts(self.regulariser.rates[name]) for name in names], dtype=torch.long)
         keys = torch.zeros_like(thresholds) if self.masks is None else self.masks.keys[place, : len(names)]
-        return Draws(torch.stack((keys, thresholds)), self.places, self.sequences)
+        drawn = self.masks is not None and bool(names)
+        none = thresholds[:0]
+        return Leaves(
+            torch.stack((keys, thresholds)),
+            self.places if drawn else none,
+            self.origins if drawn else none,
+            none.bool() if self.resets is None else self._resets(reverse),
+        )
 
     def dropout(self, x: Tensor, rate: float, place: int) -> Tensor:
         """x, rows or (T, B, W), without some of its values."""
@@ -217,8 +282,9 @@ class Drawing:
         key, width = self.masks.keys[place, -2], x.shape[-1]
         if not self.regulariser.variational:
             return x * _kept(key, rate, self.places, width, x).view(x.shape)
-        kept = _kept(key, rate, self.sequences, width, x)
-        return x * (kept if self.packing is None else kept[self.packing.rows.sequence_of_row.to(x.device)])
+        if self.packing is None and self.resets is None:
+            return x * _kept(key, rate, self._last, width, x)
+        return x * _kept(key, rate, self.origins, width, x).view(x.shape)
 
     def weights(self, parameters: Mapping[str, Tensor], place: int) -> Mapping[str, Tensor]:
         """The parameters, recurrent matrices without some of their elements."""
@@ -243,8 +309,7 @@ class Drawing:
             self.masks.step = (
                 torch.zeros(()).long() if self.masks.step is None else self.masks.step
             ) + self.T
-            ends = self.sequences if self.packing is None else self.packing.end(self.sequences, False)
-            self.masks.sequences = ends
+            self.masks.sequences = self._last
 
 
 def _kept(key: Tensor, rate: float, places: Tensor, units: int, like: Tensor) -> Tensor:

@@ -1,20 +1,15 @@
-"""From a padded batch to packed rows, and back: sequences of different lengths, and states that begin anew.
-
-Where the state returns to its initial value, a sequence is cut. The pieces are sequences of their own, sorted
-with all others, so neither padding nor a reset costs a step.
-"""
+"""From a padded batch to packed rows, and back, for sequences of different lengths."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.errors import InputError
-from unrolled.rows import Rows, rounded
+from unrolled.rows import Rows
 
 
 class _Pick(torch.autograd.Function):
@@ -55,51 +50,22 @@ class _Put(torch.autograd.Function):
 
 
 class Packing:
-    """How the rows of a batch (T, B, ...) are packed.
+    """How the rows of a batch (T, B, ...) of sequences of different lengths are packed.
 
     Args:
         T, B: the size of the batch.
-        lengths: the steps of each sequence, (B,); T for all if not given.
-        resets: (T, B); a sequence begins anew before the steps that are marked.
+        lengths: the steps of each sequence, (B,).
 
     Attributes:
-        rows: the pieces of the sequences, the longest first.
+        rows: the sequences, the longest first.
         index: the place of each packed row in the rows of the batch.
-        sequence, begins: the sequence that each piece is of, and the place of its first row.
     """
 
-    def __init__(self, T: int, B: int, lengths: Tensor | None, resets: Tensor | None) -> None:
+    def __init__(self, T: int, B: int, lengths: Tensor) -> None:
         self.T, self.B = T, B
-        long = torch.full((B,), T) if lengths is None else lengths.detach().to("cpu", torch.long)
-        sequence, first, size = torch.arange(B), torch.zeros(B, dtype=torch.long), long
-        is_first = is_last = torch.ones(B, dtype=torch.bool)
-        anew = torch.zeros(B, dtype=torch.bool)
-        if resets is not None:
-            begins = resets.detach().to("cpu").t() & (torch.arange(T) < long[:, None])
-            anew = begins[:, 0].clone()
-            begins[:, 0] = True
-            sequence, first = begins.nonzero(as_tuple=True)
-            is_first = first == 0
-            is_last = is_first.roll(-1)
-            # As many pieces as the next batch may have, the last of them empty.
-            more = rounded(len(sequence)) - len(sequence)
-            size = torch.where(is_last, long[sequence], first.roll(-1)) - first
-            sequence, first, size, is_first, is_last = (
-                F.pad(value, (0, more)) for value in (sequence, first, size, is_first, is_last)
-            )
-        size, order = size.sort(descending=True, stable=True)
+        size, self.order = lengths.detach().to("cpu", torch.long).sort(descending=True, stable=True)
         self.rows = Rows(size)
-        self.sequence, first, is_first, is_last = (
-            value[order] for value in (sequence, first, is_first, is_last)
-        )
-        self.index = self.rows.index(T, B, first, self.sequence)
-        self.begins = first * B + self.sequence
-        # Which pieces take the state that was given, and which leave theirs behind, by direction.
-        self._takes = is_first & ~anew[self.sequence], is_last
-        self._leaves = tuple(
-            place[self.sequence[place].argsort()]
-            for place in (kind.nonzero().squeeze(1) for kind in (is_last, is_first))
-        )
+        self.index = self.rows.index(T, B, self.order)
 
     def pack(self, x: Tensor) -> Tensor:
         """The packed rows (N, ...) of a batch (T, B, ...)."""
@@ -111,21 +77,13 @@ class Packing:
         whole: Tensor = _Put.apply(y, self.index.to(y.device), self.T * self.B)  # type: ignore[no-untyped-call]
         return whole.view(self.T, self.B, *y.shape[1:])
 
-    def start(self, given: Tensor, initial: Tensor, reverse: bool) -> Tensor:
-        """The states of the pieces before their first steps, from those of the sequences (B, H), and those to
-        which they return."""
-        takes = self._takes[reverse].to(given.device)
-        of = self.sequence.to(given.device)
-        return torch.where(takes[:, None], given.index_select(0, of), initial.index_select(0, of))
+    def start(self, given: Tensor) -> Tensor:
+        """The states of the batch (B, H) in the order of the rows."""
+        return given[self.order.to(given.device)]
 
-    def origins(self, known: Tensor, shift: Tensor | int) -> Tensor:
-        """The place where the sequence of each piece began, from those of the sequences so far (B,); places
-        of this batch are `shift` further on."""
-        return torch.where(self._takes[False], known[self.sequence], shift + self.begins)
-
-    def end(self, final: Tensor, reverse: bool) -> Tensor:
-        """The states of the sequences (B, H) after their last steps."""
-        return final.index_select(0, self._leaves[reverse].to(final.device))
+    def end(self, final: Tensor) -> Tensor:
+        """States in the order of the batch."""
+        return torch.empty_like(final).index_copy(0, self.order.to(final.device), final)
 
 
 class Packed:
@@ -141,21 +99,17 @@ class Packed:
     def index(self) -> Tensor:
         """The place of each packed row in the rows of the padded batch."""
         order = self.sequence.sorted_indices
-        return self.rows.index(self.T, self.B, sequence=None if order is None else order.cpu())
-
-    def origins(self, known: Tensor, shift: Tensor | int) -> Tensor:
-        order = self.sequence.sorted_indices
-        return known if order is None else known[order.cpu()]
+        return self.rows.index(self.T, self.B, None if order is None else order.cpu())
 
     def unpack(self, y: Tensor) -> PackedSequence:
         """A sequence of other values."""
         s = self.sequence
         return PackedSequence(y, s.batch_sizes, s.sorted_indices, s.unsorted_indices)
 
-    def start(self, given: Tensor, initial: Tensor, reverse: bool) -> Tensor:
+    def start(self, given: Tensor) -> Tensor:
         return given if self.sequence.sorted_indices is None else given[self.sequence.sorted_indices]
 
-    def end(self, final: Tensor, reverse: bool) -> Tensor:
+    def end(self, final: Tensor) -> Tensor:
         return final if self.sequence.unsorted_indices is None else final[self.sequence.unsorted_indices]
 
 

@@ -20,6 +20,7 @@ from unrolled.errors import BackendError, InputError
 from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
+from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
 from unrolled.scan import scan
 
@@ -77,7 +78,8 @@ class RecurrentStack(nn.Module):
                 raise InputError(f"{what} must be True or False, got {flag!r}")
         check_probability("dropout", dropout)
         self.cell = cell = cell if norm is None else normalise(cell, norm)
-        self.regulariser = Regulariser(cell, **regularisers)
+        self.regulariser = Regulariser(cell, num_layers * (1 + bidirectional), **regularisers)
+        self._longer: dict[tuple[str, ...], dict[str, tuple[int, int, int]]] = {}
         self.input_size = input_size
         self.state_sizes = dict(state_sizes)
         self.num_layers = num_layers
@@ -186,18 +188,18 @@ class RecurrentStack(nn.Module):
         Raises:
             InputError: something does not fit; the message names it.
         """
-        mode = self.training, len(self.suffixes)
+        learned = tuple(self.initial) if self.initial is not None and resets is not None else ()
         if isinstance(x, PackedSequence):
             if lengths is not None or resets is not None:
                 raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
             self._check_input(x.data, "N")
             packed = Packed(x)
             given = self._given(state, packed.B, batched=True)
-            drawing = self.regulariser.drawing(masks, *mode, packed.T, packed.B, packed)
-            y, end, steps = self._layers(x.data, given, packed, drawing, return_states, return_gates)
+            drawing = self.regulariser.drawing(masks, self.training, packed.T, packed.B, packed)
+            y, end, values = self._layers(x.data, given, packed, drawing, return_states, return_gates)
             if masks is not None and drawing is not None:
                 drawing.finish()
-            each = {name: [packed.unpack(value) for value in values] for name, values in steps.items()}
+            each = {name: [*map(packed.unpack, found)] for name, found in values.items()}
             return packed.unpack(y), end, each
         if not isinstance(x, Tensor):
             raise InputError(f"x is a {type(x).__name__}, expected a tensor")
@@ -207,12 +209,18 @@ class RecurrentStack(nn.Module):
         elif self.batch_first:
             x = x.transpose(0, 1)
         given = self._given(state, x.shape[1], batched)
+        T, B = x.shape[:2]
+        if not batched and (lengths is not None or resets is not None):
+            raise InputError("lengths and resets are those of a batch, but x has none: use x.unsqueeze")
+        if resets is not None:
+            resets = checked_resets(resets, (B, T) if self.batch_first else (T, B))
+            resets = resets.t() if self.batch_first else resets
         packing = None
-        if (lengths is not None or resets is not None) and x.shape[1]:
-            packing = self._packing(x, lengths, resets, batched)
+        if lengths is not None and bool(((size := checked_lengths(lengths, T, B)) < T).any()):
+            packing = Packing(T, B, size)
         rows = x if packing is None else packing.pack(x)
-        drawing = self.regulariser.drawing(masks, *mode, x.shape[0], x.shape[1], packing)
-        y, end, steps = self._layers(rows, given, packing, drawing, return_states, return_gates)
+        drawing = self.regulariser.drawing(masks, self.training, T, B, packing, resets, learned)
+        y, end, values = self._layers(rows, given, packing, drawing, return_states, return_gates)
         if masks is not None and drawing is not None:
             drawing.finish()
 
@@ -224,22 +232,23 @@ class RecurrentStack(nn.Module):
 
         if not batched:
             end = {name: value.squeeze(1) for name, value in end.items()}
-        stacked = {name: torch.stack([*map(laid_out, values)]) for name, values in steps.items()}
+        stacked = {name: torch.stack([*map(laid_out, found)]) for name, found in values.items()}
         return laid_out(y), end, stacked
 
-    def _packing(self, x: Tensor, lengths: object, resets: Tensor | None, batched: bool) -> Packing | None:
-        """How x (T, B, ...) is packed; None where nothing is left out and nothing begins anew."""
-        if not batched:
-            raise InputError("lengths and resets are those of a batch, but x has none: use x.unsqueeze")
-        T, B = x.shape[:2]
-        if lengths is not None:
-            lengths = checked_lengths(lengths, T, B)
-        if resets is not None:
-            resets = checked_resets(resets, (B, T) if self.batch_first else (T, B))
-            resets = resets.t() if self.batch_first else resets
-        elif lengths is not None and bool((lengths == T).all()):
-            return None
-        return Packing(T, B, lengths, resets)
+    def _with_initial(
+        self, parameters: Mapping[str, Tensor], learned: tuple[str, ...], place: int
+    ) -> Mapping[str, Tensor]:
+        """The parameters of a layer and direction, and its learned initial states as `initial.NAME`."""
+        if not learned or self.initial is None:
+            return parameters
+        more = {f"initial.{name}": self.initial[name][place] for name in learned}
+        if not isinstance(parameters, Stacked):
+            return {**parameters, **more}
+        first = len(parameters.tensors)
+        parts = {name: (first + k, 0, len(value)) for k, (name, value) in enumerate(more.items())}
+        # one object for all calls: plans are found by it
+        parts = self._longer.setdefault(learned, {**parameters.parts, **parts})
+        return Stacked((*parameters.tensors, *more.values()), parts)
 
     def _layers(
         self,
@@ -256,33 +265,36 @@ class RecurrentStack(nn.Module):
             the outputs, the final states of the batch, and values at every step for each layer and direction.
         """
         finals: list[dict[str, Tensor]] = []
-        cell = self.regulariser.training if self.training else self.regulariser.evaluation
+        own = self.regulariser.training if self.training else self.regulariser.evaluation
+        cell = own if drawing is None else drawing.cell(self.training)
         output = self.cell.graph.output
         returning = self.cell.states * return_states + self._gates * return_gates
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
-        initial = None if packing is None or given is None else self.initial_state(packing.B)
         for layer in range(self.num_layers):
             if layer and self.batch_norm is not None:
                 x = self.batch_norm[f"l{layer}"](x.flatten(0, -2)).view(x.shape)
             if layer and self.dropout and self.training:
-                x = drawing.dropout(x, self.dropout, len(finals)) if drawing else F.dropout(x, self.dropout)
+                if drawing is not None and drawing.masks is not None:
+                    x = drawing.dropout(x, self.dropout, len(finals))
+                else:
+                    x = F.dropout(x, self.dropout)
             outputs = []
             for reverse in map(bool, range(1 + self.bidirectional)):
                 place = len(finals)
                 state = {name: value[place] for name, value in given.items()} if given else None
-                if packing is not None and state is not None and initial is not None:
-                    state = {
-                        name: packing.start(value, initial[name][place], reverse)
-                        for name, value in state.items()
-                    }
+                if packing is not None and state is not None:
+                    state = {name: packing.start(value) for name, value in state.items()}
                 parameters = self.parameters_of(self.suffixes[place])
+                if drawing is not None:
+                    parameters = drawing.weights(parameters, place)
+                    parameters = self._with_initial(parameters, drawing.learned, place)
                 values, final = scan(
                     cell,
                     x,
                     state,
-                    parameters if drawing is None else drawing.weights(parameters, place),
+                    parameters,
                     rows=None if packing is None else packing.rows,
-                    draws=None if drawing is None else drawing.draws(cell, place),
+                    leaves=None if drawing is None else drawing.leaves(cell, place, reverse),
                     returning=(output, *returning) if returning else (),
                     reverse=reverse,
                     backend=self.backend,
@@ -290,7 +302,7 @@ class RecurrentStack(nn.Module):
                 for name in kept:
                     kept[name].append(values[name])
                 if packing is not None:
-                    final = {name: packing.end(value, reverse) for name, value in final.items()}
+                    final = {name: packing.end(value) for name, value in final.items()}
                 outputs.append(values[output] if returning else values)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
@@ -306,7 +318,7 @@ class RecurrentStack(nn.Module):
         Args:
             generator: what they are drawn with; torch's own if not given.
         """
-        return self.regulariser.masks(len(self.suffixes), generator)
+        return self.regulariser.masks(generator)
 
     def run_step(
         self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, masks: Masks | None = None

@@ -115,7 +115,7 @@ class Streamer:
                     raise BackendError(f"no stream of cell {cell.name!r}: {reason}")
                 graph = cell.graph_using(parameters)
                 state = {name: value[place] for name, value in self.state.items()}
-                draws = None if drawing is None else drawing.draws(cell, place)
-                self._streams.append(Stream(graph, x, state, parameters, draws))
+                leaves = None if drawing is None else drawing.leaves(cell, place)
+                self._streams.append(Stream(graph, x, state, parameters, leaves))
                 x = self._streams[-1].y
             self._y = x[0]

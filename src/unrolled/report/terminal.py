@@ -15,7 +15,7 @@ SMOOTHING = 0.95
 
 
 class TerminalObserver:
-    """Draws the bar. Where the output is no terminal, it prints a line at each measurement instead."""
+    """Leaves the bar. Where the output is no terminal, it prints a line at each measurement instead."""
 
     def __init__(self, console: Console, baselines: Mapping[str, float] | None = None) -> None:
         self._console = console

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unrolled.draws import bernoulli, parts
+from unrolled.leaves import bernoulli, parts
 
 KEYS = [0, 1, -1, 2**63 - 1, -(2**63), 0x1234567890ABCDEF]
 

@@ -1,4 +1,5 @@
-"""Random masks as a function of where they are: a counter-based generator.
+"""What a step reads besides inputs, states and parameters: where a state begins anew, and random masks
+as a function of where they are, by a counter-based generator.
 
 A draw depends on a key, on a place in a batch of sequences and on a unit, not on what was drawn before it.
 So a backward pass, a part of a sequence or another backend draws the same again, and nothing is stored.
@@ -50,7 +51,7 @@ def _shifted(z: Tensor, by: int) -> Tensor:
 
 
 def bernoulli(key: Tensor, threshold: Tensor, places: Tensor, units: int) -> Tensor:
-    """Draws (N, units), true with the probability of a threshold.
+    """Leaves (N, units), true with the probability of a threshold.
 
     Args:
         key: a whole number of 64 bits.
@@ -74,47 +75,47 @@ def bernoulli(key: Tensor, threshold: Tensor, places: Tensor, units: int) -> Ten
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What the draws of a pass depend on.
+class Leaves:
+    """What a step reads besides inputs, states and learned tensors, for all rows of a pass.
 
     chances: (2, n), keys, and probabilities in parts, for the names in the order of `Graph.draws`.
-    places: (N,), where each row is, in the order of the rows.
-    sequences: (B,), where each sequence began, for what is drawn once a sequence.
+    places, origins: (N,), where each row is, and where its sequence began, for what is drawn at every step
+        and once a sequence; none where nothing is drawn.
+    resets: (N,) bools, whether the state is another before a row's step; none where it never is.
     """
 
     chances: Tensor
     places: Tensor
-    sequences: Tensor
+    origins: Tensor
+    resets: Tensor
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What kernels read, by name."""
-        return {"chances": self.chances, "places": self.places, "sequences": self.sequences}
+        return {
+            "chances": self.chances,
+            "places": self.places,
+            "origins": self.origins,
+            "resets": self.resets,
+        }
 
-    def on(self, graph: Graph, sizes: Mapping[str, int], like: Tensor) -> Drawn:
-        """The values of a graph's random leaves, on the device of a tensor and in its dtype."""
-        every: dict[str, Tensor] = {}
-        once: dict[str, Tensor] = {}
+    def on(self, graph: Graph, sizes: Mapping[str, int], like: Tensor) -> dict[str, Tensor]:
+        """The values of a graph's leaves, on the device of a tensor and in its dtype: (N, units), or a number
+        for all rows."""
+        found: dict[str, Tensor] = {}
         chances = dict(zip(graph.draws, self.chances.to(like.device).t(), strict=True))
         for node in graph.nodes:
-            if node.kind == "rate":
-                every[node.leaf] = chances[node.name][1].to(like.dtype) / (1 << BITS)
+            if node.kind == "reset":
+                found[node.leaf] = self.resets.to(like.device)[:, None]
+            elif node.kind == "rate":
+                found[node.leaf] = chances[node.name][1].to(like.dtype) / (1 << BITS)
             elif node.kind == "bernoulli":
-                places = self.sequences if node.sources else self.places
                 key, threshold = chances[node.name]
-                drawn = bernoulli(key, threshold, places.to(like.device), sizes[node.width])
-                (once if node.sources else every)[node.leaf] = drawn
-        return Drawn(every, once)
+                places = (self.origins if node.sources else self.places).to(like.device)
+                found[node.leaf] = bernoulli(key, threshold, places, sizes[node.width])
+        return found
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Values of random leaves: those of every row, and those of every sequence."""
-
-    every: Mapping[str, Tensor]
-    once: Mapping[str, Tensor]
-
-    def at(self, first: int, end: int) -> dict[str, Tensor]:
-        """Those of a step that has these rows."""
-        found = {name: value[first:end] if value.ndim else value for name, value in self.every.items()}
-        return found | {name: value[: end - first] for name, value in self.once.items()}
+def leaves_of_step(leaves: Mapping[str, Tensor], first: int, end: int) -> dict[str, Tensor]:
+    """Those of `Leaves.on` for a step that has these rows."""
+    return {name: value[first:end] if value.ndim else value for name, value in leaves.items()}
