@@ -26,7 +26,7 @@ APART = {
     "parameters": set(),
     "leaves": {"graph"},
     "rewrite": {"errors", "graph", "cell"},
-    "rows": set(),
+    "rows": {"errors"},
     "tracing": set(),
     "formula": {"errors", "graph"},
     "explanation": {"errors"},

@@ -99,6 +99,12 @@ class Leaves:
             "resets": self.resets,
         }
 
+    def packed(self, index: Tensor) -> Leaves:
+        """Those of these rows."""
+        return Leaves(
+            self.chances, *(t[index] if len(t) else t for t in (self.places, self.origins, self.resets))
+        )
+
     def on(self, graph: Graph, sizes: Mapping[str, int], like: Tensor) -> dict[str, Tensor]:
         """The values of a graph's leaves, on the device of a tensor and in its dtype: (N, units), or a number
         for all rows."""

@@ -12,7 +12,10 @@ from functools import cached_property
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from unrolled.errors import InputError
 
 States = Mapping[str, Tensor]
 
@@ -23,6 +26,16 @@ ROUND: Final = 16
 
 def rounded(number: int, to: int = ROUND) -> int:
     return -(-number // to) * to
+
+
+def check_steps(lengths: Tensor, T: int) -> None:
+    """
+    Raises:
+        InputError: a length is not from 0 to T.
+    """
+    low, high = map(int, lengths.aminmax()) if len(lengths) else (0, 0)
+    if low < 0 or high > T:
+        raise InputError(f"lengths go from 0 to {T}, the steps of x, but one is {low if low < 0 else high}")
 
 
 def room(T: int, B: int, steps: int) -> int:
@@ -37,9 +50,12 @@ class Rows:
         lengths: how many steps each has, none or more; (B,) whole numbers that do not rise.
         offsets: (T + 2,): each step's first row, and twice the number of all; computed if not given. There
             may be more steps than the longest has; they have no rows.
+        order: the column of each sequence in a padded batch (T, B, ...), where what goes in and comes out is
+            such a batch; without it, that is packed rows.
     """
 
-    def __init__(self, lengths: Tensor, offsets: Tensor | None = None) -> None:
+    def __init__(self, lengths: Tensor, offsets: Tensor | None = None, order: Tensor | None = None) -> None:
+        self.order = order
         if offsets is not None:
             self.lengths, self.offsets = lengths, offsets
             return
@@ -49,6 +65,13 @@ class Rows:
             end = self.lengths.sum().view(1)
             nothing = end.expand(rounded(len(counts)) - len(counts) + 1)
             self.offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0), nothing))
+
+    @staticmethod
+    def of_batch(T: int, lengths: Tensor) -> Rows:
+        """The sequences of a padded batch of T steps, from their lengths in any order."""
+        lengths, order = lengths.detach().to("cpu", torch.long).sort(descending=True, stable=True)
+        counts = (torch.arange(T + 1)[:, None] < lengths).sum(1)
+        return Rows(lengths, F.pad(counts.cumsum(0), (1, 0)), order)
 
     @property
     def T(self) -> int:
@@ -75,7 +98,17 @@ class Rows:
         """The steps of all sequences together."""
         return int(self.offsets[-1])
 
-    def index(self, T: int, B: int, order: Tensor | None = None) -> Tensor:
+    @cached_property
+    def room(self) -> int:
+        """The rows that are planned for."""
+        return room(self.T, self.B, self.steps)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Where the packed rows are in the rows of a padded batch."""
+        return self.index_in(self.T, self.B, self.order)
+
+    def index_in(self, T: int, B: int, order: Tensor | None = None) -> Tensor:
         """Where the packed rows are in the rows of (T, B, ...).
 
         Args:
@@ -84,6 +117,26 @@ class Rows:
         t = torch.arange(self.T)[:, None]
         order = torch.arange(self.B) if order is None else order
         return (t * B + order)[t < self.lengths]
+
+    def pack(self, batch: Tensor) -> Tensor:
+        """The packed rows (N, ...) of a padded batch (T, B, ...)."""
+        return batch.flatten(0, 1).index_select(0, self.index.to(batch.device))
+
+    def unpack(self, rows: Tensor, plain: bool = False) -> Tensor:
+        """The padded batch of packed rows, and 0 where there is none; `plain` if nobody differentiates it."""
+        whole = rows.new_zeros(self.T * self.B, *rows.shape[1:])
+        copy = whole.index_copy_ if plain else whole.index_copy
+        return copy(0, self.index.to(rows.device), rows).view(self.T, self.B, *rows.shape[1:])
+
+    def sort(self, states: Tensor) -> Tensor:
+        """States in the order of a padded batch (B, W) in that of the rows."""
+        assert self.order is not None
+        return states.index_select(0, self.order.to(states.device))
+
+    def unsort(self, states: Tensor) -> Tensor:
+        """Back from `sort`."""
+        assert self.order is not None
+        return torch.empty_like(states).index_copy(0, self.order.to(states.device), states)
 
     def walk(
         self, start: States, reverse: bool, step: Callable[[int, int, int, States], tuple[States, Any]]

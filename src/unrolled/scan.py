@@ -52,8 +52,9 @@ def scan(
         x: (T, B, D) of floats, or (T, B) of token numbers, each standing for a one-hot vector of width D.
         state: the initial states by name, each (B, H); None for the cell's own.
         parameters: the cell's learned tensors by name.
-        rows: sequences of different lengths, whose rows x holds packed: (N, D), or tokens (N,). The outputs
-            then are (N, H).
+        rows: sequences of different lengths. Where it has an order, x is a padded batch, and outputs are 0
+            beyond the lengths; otherwise x holds their rows packed: (N, D), or tokens (N,), and the outputs
+            are (N, H).
         leaves: what random masks and resets depend on, for a cell that has some, row by row of x.
         returning: states, outputs and gates (vectors that the cell's author named) wanted at every step.
         reverse: run from the last step to the first; outputs stay in the order of x.
@@ -85,7 +86,8 @@ def scan(
             f"no parameter of cell {cell.name!r} says how wide its states are: give the initial states"
         )
     _check_leaves(cell, graph, leaves, x, rows)
-    if rows is not None and len(x) != rows.steps:
+    padded = rows is not None and rows.order is not None
+    if rows is not None and not padded and len(x) != rows.steps:
         raise InputError(f"x has {len(x)} rows, but its sequences have {rows.steps} steps together")
     if not x.is_floating_point() and graph.uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
@@ -98,10 +100,11 @@ def scan(
         x = F.one_hot(x.long(), words).to(next(iter((state or parameters).values())).dtype)
     names = tuple(dict.fromkeys(returning))
     plain, graph = graph, graph.returning(names) if names else graph
-    if rows is not None and not rows.steps:
+    if rows is not None and not compiling and not rows.steps:
         state = state or graph.start(rows.B, parameters)
         like, sizes = next(iter(state.values())), graph.output_sizes(state, parameters)
-        nothing = {key: like.new_zeros(0, sizes[key]) for key in names or (graph.output,)}
+        leading = x.shape[: 1 + padded]
+        nothing = {key: like.new_zeros(*leading, sizes[key]) for key in names or (graph.output,)}
         return nothing if names else nothing[graph.output], dict(state)
     if backend != "reference" and (x.numel() or not len(x)):  # a batch of none needs no kernel
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))
@@ -128,6 +131,12 @@ def scan(
         return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
 
     if rows is not None:
+        if padded:
+            x, state = rows.pack(x), {key: rows.sort(value) for key, value in state.items()}
+            of_leaves = {
+                key: value[rows.index.to(value.device)] if value.ndim else value
+                for key, value in of_leaves.items()
+            }
         steps, state = rows.walk(
             state, reverse, lambda t, first, end, now: step(x[first:end], first, end, now)
         )
@@ -140,6 +149,9 @@ def scan(
         steps = steps[::-1] if reverse else steps
     join = torch.stack if rows is None else torch.cat
     outputs = {key: join(values) for key, values in zip(wanted, zip(*steps, strict=True), strict=True)}
+    if padded and rows is not None:
+        outputs = {key: rows.unpack(value) for key, value in outputs.items()}
+        state = {key: rows.unsort(value) for key, value in state.items()}
     return outputs if names else outputs[graph.output], state
 
 
@@ -152,7 +164,8 @@ def _check_leaves(cell: Cell, graph: Graph, leaves: Leaves | None, x: Tensor, ro
         if leaves is not None:
             raise InputError(f"cell {cell.name!r} draws nothing and has no resets, but was given leaves")
         return
-    count = x.shape[0] * x.shape[1] if rows is None else rows.steps
+    packed = rows is not None and rows.order is None
+    count = x.shape[0] if packed else x.shape[0] * x.shape[1]
     drawn = count if any(node.kind == "bernoulli" for node in graph.nodes) else None
     expected = {
         "chances": ((2, len(graph.draws)), torch.int64),

@@ -23,11 +23,11 @@ ways = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backw
 
 def packed(case: Case, rows: Rows) -> Tensor:
     """The rows of a case's x (T, B, D) that sequences have."""
-    return case.x.flatten(0, 1)[rows.index(len(case.x), rows.B)]
+    return case.x.flatten(0, 1)[rows.index_in(len(case.x), rows.B)]
 
 
 def together(case: Case, rows: Rows, backend: str, reverse: bool, tokens: Tensor | None = None):
-    x = packed(case, rows) if tokens is None else tokens.flatten()[rows.index(len(case.x), rows.B)]
+    x = packed(case, rows) if tokens is None else tokens.flatten()[rows.index_in(len(case.x), rows.B)]
     results = flat(*case.scan(x, rows=rows, backend=backend, reverse=reverse))
     return results | gradients(results, case.leaves)
 

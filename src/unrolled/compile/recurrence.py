@@ -20,7 +20,7 @@ from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves, leaves_of_step
 from unrolled.parameters import Stacked
-from unrolled.rows import Rows, States, room
+from unrolled.rows import Rows, States
 
 PLANS = 256
 """Plans kept for each loop; the oldest go first."""
@@ -101,7 +101,45 @@ class Prepared:
         shape = self.shapes[name]
         if rows is None or not (name == "x" or name.startswith(("y ", "before "))):
             return shape
-        return (rows.steps, *shape[1:])
+        return (rows.steps, *shape[2 if rows.order is not None else 1 :])
+
+    def packed(self, given: Sequence[Tensor], rows: Rows | None) -> list[Tensor]:
+        """The tensors of `names`, packed and sorted where they are those of a padded batch."""
+        if rows is None or rows.order is None:
+            return list(given)
+        found = []
+        for name, value in zip(self.names, given, strict=True):
+            if name.startswith("start "):
+                value = rows.sort(value)
+            elif not name.startswith("parameter "):
+                value = rows.pack(value)
+            found.append(value)
+        return found
+
+    def unpacked(
+        self, names: Sequence[str], values: Sequence[Any], rows: Rows | None, plain: bool = True
+    ) -> list[Any]:
+        """Tensors that are like those of `names` or `results`, or None, as a padded batch has them."""
+        if rows is None or rows.order is None:
+            return list(values)
+        found = []
+        for name, value in zip(names, values, strict=True):
+            if value is not None and name.startswith(("start ", "end ")):
+                value = rows.unsort(value)
+            elif value is not None and not name.startswith("parameter "):
+                value = rows.unpack(value, plain)
+            found.append(value)
+        return found
+
+    def upstream(self, values: Sequence[Tensor | None], rows: Rows | None) -> list[Tensor | None]:
+        """The gradients of `results`, packed and sorted where they are those of a padded batch."""
+        if rows is None or rows.order is None:
+            return list(values)
+        pairs = zip(self.results, values, strict=True)
+        return [
+            None if d is None else rows.pack(d) if name.startswith("y ") else rows.sort(d)
+            for name, d in pairs
+        ]
 
     def complete(self, given: list[Tensor], others: int = 0) -> list[Tensor]:
         """These tensors, and zeros for biases that are missing; `others` of `names` are elsewhere."""
@@ -175,24 +213,30 @@ class Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, prepared: Prepared, rows: Rows | None, leaves: Leaves | None, save: bool, *given: Tensor
     ) -> Any:
-        *results, saved = prepared.forward(given, save, rows, leaves)
+        packed = prepared.packed(given, rows)
+        *results, saved = prepared.forward(packed, save, rows, leaves)
         if save:
             ctx.prepared, ctx.rows, ctx.leaves = prepared, rows, leaves
             ctx.given = len(given)
-            ctx.save_for_backward(*given, *results[: len(prepared.loop.handed_on)], saved)
+            ctx.save_for_backward(*given, *packed, *results[: len(prepared.loop.handed_on)], saved)
             ctx.set_materialize_grads(False)
-        return tuple(results)
+        return tuple(prepared.unpacked(prepared.results, results, rows))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        *given, saved = ctx.saved_tensors
-        given, outputs = given[: ctx.given], given[ctx.given :]
+        *tensors, saved = ctx.saved_tensors
+        given, packed, outputs = (
+            tensors[: ctx.given],
+            tensors[ctx.given :][: ctx.given],
+            tensors[2 * ctx.given :],
+        )
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
             return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.leaves))
         needed = ctx.needs_input_grad[4:]
-        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.leaves)
-        return (*[None] * 4, *found)
+        upstream = ctx.prepared.upstream(upstream, ctx.rows)
+        found = ctx.prepared.backward(packed, outputs, saved, upstream, needed, ctx.rows, ctx.leaves)
+        return (*[None] * 4, *ctx.prepared.unpacked(ctx.prepared.names, found, ctx.rows))
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -212,7 +256,7 @@ def again(
     with torch.enable_grad():
         # Views, since one may have been computed from another: their gradients are along this pass alone.
         given = [t.view_as(t) if t.requires_grad else t for t in given]
-        tensors = dict(zip(prepared.names, given, strict=True))
+        tensors = dict(zip(prepared.names, prepared.packed(given, rows), strict=True))
         parameters = {}
         for name, (k, begin) in prepared.sizes.parts.items():
             shape = [prepared.sizes.widths[s] for s in loop.graph.parameters[name].shape]
@@ -239,7 +283,8 @@ def again(
         steps, states = (rows or prepared.equal).walk(states, prepared.sizes.reverse, step)
         join = torch.stack if rows is None else torch.cat
         outputs = [join(values) for values in zip(*steps, strict=True)]
-        pairs = [(o, d) for o, d in zip((*outputs, *states.values()), upstream, strict=True) if d is not None]
+        results = prepared.unpacked(prepared.results, [*outputs, *states.values()], rows, plain=False)
+        pairs = [(o, d) for o, d in zip(results, upstream, strict=True) if d is not None]
         needing = [t for t in given if t.requires_grad]
         gradients = iter(
             torch.autograd.grad(
@@ -275,6 +320,8 @@ def recur(
     states = prepared.start if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
+    if leaves is not None and rows is not None and rows.order is not None:
+        leaves = leaves.packed(rows.index)
     results = Recurrence.apply(prepared, rows, leaves, save, *arguments)  # type: ignore[no-untyped-call]
     return by_name(loop, results)
 
@@ -315,7 +362,7 @@ def prepared_for(
         needs: whether gradients of x and of the parameters are wanted.
     """
     key = (
-        x.shape if rows is None else (rows.T, rows.B, room(rows.T, rows.B, rows.steps), *x.shape[1:]),
+        x.shape if rows is None else (rows.T, rows.B, rows.room, rows.order is None, *x.shape[1:]),
         x.dtype, needs, reverse, torch.get_num_threads(), names,
         *(t.shape for t in (tensors if state is None else (*state.values(), *tensors))),
         *(parameters[name].shape for name in loop.elsewhere if name in parameters),
@@ -344,9 +391,9 @@ def prepare(
         InputError: a shape does not fit.
     """
     graph = loop.graph
-    axes = 2 if rows is None else 1
+    axes = 1 if rows is not None and rows.order is None else 2
     if x.ndim != axes + x.is_floating_point() or not x.numel():
-        layout = "(T, B, D), or (T, B) for tokens" if rows is None else "(N, D), or (N,) for tokens"
+        layout = "(T, B, D), or (T, B) for tokens" if axes == 2 else "(N, D), or (N,) for tokens"
         raise InputError(f"x has shape {tuple(x.shape)}, expected {layout}, none of them 0")
     T, B = x.shape[:2] if rows is None else (rows.T, rows.B)
     widths = _widths(graph, x, B, state, parameters)
@@ -377,7 +424,7 @@ def prepare(
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
         torch.get_num_threads(), needs_x, learning,
-        None if rows is None else room(T, B, rows.steps),
+        None if rows is None else rows.room,
     )  # fmt: skip
     prepared = Prepared(loop, sizes, shapes)
     prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None

@@ -25,14 +25,14 @@ from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves
 from unrolled.parameters import Stacked
-from unrolled.rows import Rows, room
+from unrolled.rows import Rows, check_steps, room
 from unrolled.tracing import constant
 
 LIBRARY: Final = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 Tensors = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
-"""x, what is given before the loop, the initial states, the tensors of the parameters, the lengths and
-offsets of sequences where not all have the same, and those of `Leaves` where there are any."""
+"""x, what is given before the loop, the initial states, the tensors of the parameters, those of `Rows` where
+sequences differ in length, and those of `Leaves` where there are any."""
 
 _TENSORS: Final = (
     "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows, Tensor[] leaves"
@@ -69,7 +69,7 @@ def recur_in_graph(
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     results = torch.ops.unrolled.recurrence(
         graph.key, names, stacked.layout, reverse, save, x, before, states, tensors,
-        [] if rows is None else [rows.lengths, rows.offsets],
+        [] if rows is None else [rows.lengths, rows.offsets, *[rows.order] * (rows.order is not None)],
         [] if leaves is None else list(leaves.tensors.values()),
     )  # fmt: skip
     return by_name(loop, results[:-1])
@@ -105,6 +105,10 @@ def _prepared(
     x, before, states, parameters, of_rows, of_leaves = tensors
     rows = Rows(*of_rows) if of_rows else None
     leaves = Leaves(*map(in_memory, of_leaves)) if of_leaves else None
+    if rows is not None and rows.order is not None:
+        check_steps(rows.lengths, rows.T)
+        rows.room = rows.T * rows.B  # as is known without looking at the lengths
+        leaves = leaves and leaves.packed(rows.index)
     loop = _loop(graph, handed_on, states[0].dtype)
     given = [x, *before, *states, *parameters]
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
@@ -123,16 +127,18 @@ def _forward(
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
     needs = save and tensors[0].is_floating_point(), save
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-    return prepared.forward(given, save, rows, leaves)
+    *results, saved = prepared.forward(prepared.packed(given, rows), save, rows, leaves)
+    return [*prepared.unpacked(prepared.results, results, rows), saved]
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
     x, _, states, _, of_rows, _ = tensors
     loop = _loop(graph, handed_on, states[0].dtype)
-    leading, widths = x.shape[: 1 if of_rows else 2], _widths(loop.graph, layout, tensors)
+    packed = len(of_rows) == 2
+    leading, widths = x.shape[: 1 if packed else 2], _widths(loop.graph, layout, tensors)
     rows = math.prod(leading)
-    if of_rows:
+    if packed:
         rows = room(of_rows[1].shape[0] - 2, of_rows[0].shape[0], rows)
     saved = saved_elements(loop, widths, rows) if save else 0
     nodes, results = loop.step.nodes, loop.step.results
@@ -165,8 +171,11 @@ def _backward(
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    found = prepared.backward(given, outputs, saved, upstream, needed, rows, leaves)
-    return [d for d in found if d is not None]
+    if rows is not None and rows.order is not None:
+        outputs = [rows.pack(y) for y in outputs]
+    upstream = prepared.upstream(upstream, rows)
+    found = prepared.backward(prepared.packed(given, rows), outputs, saved, upstream, needed, rows, leaves)
+    return [d for d in prepared.unpacked(prepared.names, found, rows) if d is not None]
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]

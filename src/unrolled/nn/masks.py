@@ -12,7 +12,7 @@ from torch import Tensor
 from unrolled.cell import Cell
 from unrolled.errors import InputError
 from unrolled.leaves import Leaves, bernoulli, parts
-from unrolled.nn.packing import Packed, Packing
+from unrolled.nn.packing import Packed
 from unrolled.parameters import Stacked
 from unrolled.rewrite import (
     expected_zoneout,
@@ -21,6 +21,7 @@ from unrolled.rewrite import (
     resetting,
     zoneout,
 )
+from unrolled.rows import Rows
 
 MATRIX: Final = 1 << 32
 """How far apart the places of two matrices' rows are."""
@@ -137,7 +138,8 @@ class Regulariser:
         training: bool,
         T: int,
         B: int,
-        packing: Packing | Packed | None = None,
+        packing: Packed | None = None,
+        rows: Rows | None = None,
         resets: Tensor | None = None,
         learned: tuple[str, ...] = (),
     ) -> Drawing | None:
@@ -145,7 +147,7 @@ class Regulariser:
 
         Args:
             masks: those to go on with, if there are.
-            T, B, packing, resets, learned: see `Drawing`.
+            T, B, packing, rows, resets, learned: see `Drawing`.
 
         Raises:
             InputError: the masks are none, or those of another layer.
@@ -160,7 +162,7 @@ class Regulariser:
             masks = self.masks()
         if masks is None and resets is None and (training or not self.evaluation.graph.draws):
             return None
-        return Drawing(self, masks, T, B, packing, resets, learned)
+        return Drawing(self, masks, T, B, packing, rows, resets, learned)
 
     def resetting(self, training: bool, learned: tuple[str, ...]) -> Cell:
         """The cell whose state may begin anew."""
@@ -197,7 +199,8 @@ class Drawing:
     Args:
         masks: what it begins with; None where nothing is drawn.
         T, B: the size of the batch.
-        packing: how its rows are packed, if they are.
+        packing: torch's packed sequences, if x is such.
+        rows: the sequences of a padded batch, where not all have T steps.
         resets: (T, B), the steps before which sequences begin anew.
         learned: the states whose initial values are parameters.
 
@@ -211,13 +214,14 @@ class Drawing:
         masks: Masks | None,
         T: int,
         B: int,
-        packing: Packing | Packed | None,
+        packing: Packed | None = None,
+        rows: Rows | None = None,
         resets: Tensor | None = None,
         learned: tuple[str, ...] = (),
     ) -> None:
         self.regulariser = regulariser
         self.masks = masks
-        self.T, self.B, self.packing = T, B, packing
+        self.T, self.B, self.packing, self.rows = T, B, packing, rows
         self.resets = None if resets is None else resets.cpu()
         self.learned = learned
         if masks is None:
@@ -239,10 +243,9 @@ class Drawing:
 
     def _real(self, resets: Tensor) -> Tensor:
         """Those of steps that sequences have."""
-        if self.packing is None:
+        if self.rows is None:
             return resets
-        real = torch.zeros(self.T * self.B, dtype=torch.bool).index_fill(0, self.packing.index, True)
-        return resets & real.view(self.T, self.B)
+        return resets & (torch.arange(self.T)[:, None] < self.rows.unsort(self.rows.lengths))
 
     def _packed(self, of_batch: Tensor) -> Tensor:
         """The rows of something for all steps, as x is packed."""

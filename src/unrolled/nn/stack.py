@@ -18,10 +18,11 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
 from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
-from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
+from unrolled.nn.packing import Packed, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
 from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
+from unrolled.rows import Rows
 from unrolled.scan import scan
 
 
@@ -196,7 +197,9 @@ class RecurrentStack(nn.Module):
             packed = Packed(x)
             given = self._given(state, packed.B, batched=True)
             drawing = self.regulariser.drawing(masks, self.training, packed.T, packed.B, packed)
-            y, end, values = self._layers(x.data, given, packed, drawing, return_states, return_gates)
+            given = {name: packed.start(value) for name, value in given.items()} if given else None
+            y, end, values = self._layers(x.data, given, packed.rows, drawing, return_states, return_gates)
+            end = {name: packed.end(value) for name, value in end.items()}
             if masks is not None and drawing is not None:
                 drawing.finish()
             each = {name: [*map(packed.unpack, found)] for name, found in values.items()}
@@ -215,17 +218,15 @@ class RecurrentStack(nn.Module):
         if resets is not None:
             resets = checked_resets(resets, (B, T) if self.batch_first else (T, B))
             resets = resets.t() if self.batch_first else resets
-        packing = None
-        if lengths is not None and bool(((size := checked_lengths(lengths, T, B)) < T).any()):
-            packing = Packing(T, B, size)
-        rows = x if packing is None else packing.pack(x)
-        drawing = self.regulariser.drawing(masks, self.training, T, B, packing, resets, learned)
-        y, end, values = self._layers(rows, given, packing, drawing, return_states, return_gates)
+        rows = None if lengths is None or not B else Rows.of_batch(T, checked_lengths(lengths, T, B))
+        if rows is not None and not torch.compiler.is_compiling() and rows.steps == T * B:
+            rows = None  # nothing is left out
+        drawing = self.regulariser.drawing(masks, self.training, T, B, None, rows, resets, learned)
+        y, end, values = self._layers(x, given, rows, drawing, return_states, return_gates)
         if masks is not None and drawing is not None:
             drawing.finish()
 
         def laid_out(value: Tensor) -> Tensor:
-            value = value if packing is None else packing.unpack(value)
             if not batched:
                 return value.squeeze(1)
             return value.transpose(0, 1) if self.batch_first else value
@@ -254,12 +255,12 @@ class RecurrentStack(nn.Module):
         self,
         x: Tensor,
         given: Mapping[str, Tensor] | None,
-        packing: Packing | Packed | None,
+        rows: Rows | None,
         drawing: Drawing | None,
         return_states: bool,
         return_gates: bool,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Run all layers on rows, packed or not.
+        """Run all layers on a batch, or on the packed rows of sequences.
 
         Returns:
             the outputs, the final states of the batch, and values at every step for each layer and direction.
@@ -272,7 +273,7 @@ class RecurrentStack(nn.Module):
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         for layer in range(self.num_layers):
             if layer and self.batch_norm is not None:
-                x = self.batch_norm[f"l{layer}"](x.flatten(0, -2)).view(x.shape)
+                x = self._normal_batch(x, rows, layer)
             if layer and self.dropout and self.training:
                 if drawing is not None and drawing.masks is not None:
                     x = drawing.dropout(x, self.dropout, len(finals))
@@ -282,8 +283,6 @@ class RecurrentStack(nn.Module):
             for reverse in map(bool, range(1 + self.bidirectional)):
                 place = len(finals)
                 state = {name: value[place] for name, value in given.items()} if given else None
-                if packing is not None and state is not None:
-                    state = {name: packing.start(value) for name, value in state.items()}
                 parameters = self.parameters_of(self.suffixes[place])
                 if drawing is not None:
                     parameters = drawing.weights(parameters, place)
@@ -293,7 +292,7 @@ class RecurrentStack(nn.Module):
                     x,
                     state,
                     parameters,
-                    rows=None if packing is None else packing.rows,
+                    rows=rows,
                     leaves=None if drawing is None else drawing.leaves(cell, place, reverse),
                     returning=(output, *returning) if returning else (),
                     reverse=reverse,
@@ -301,8 +300,6 @@ class RecurrentStack(nn.Module):
                 )
                 for name in kept:
                     kept[name].append(values[name])
-                if packing is not None:
-                    final = {name: packing.end(value) for name, value in final.items()}
                 outputs.append(values[output] if returning else values)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
@@ -311,6 +308,15 @@ class RecurrentStack(nn.Module):
             for name in self.cell.states
         }
         return x, end, kept
+
+    def _normal_batch(self, x: Tensor, rows: Rows | None, layer: int) -> Tensor:
+        """What a layer reads, normalised over the steps that there are."""
+        assert self.batch_norm is not None
+        norm = self.batch_norm[f"l{layer}"]
+        if rows is None or rows.order is None:
+            normal: Tensor = norm(x.flatten(0, -2)).view(x.shape)
+            return normal
+        return rows.unpack(norm(rows.pack(x)))
 
     def masks(self, generator: torch.Generator | None = None) -> Masks:
         """New masks for a batch of sequences.
