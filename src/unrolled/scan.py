@@ -104,7 +104,9 @@ def scan(
         state = state or graph.start(rows.B, parameters)
         like, sizes = next(iter(state.values())), graph.output_sizes(state, parameters)
         leading = x.shape[: 1 + padded]
-        nothing = {key: like.new_zeros(*leading, sizes[key]) for key in names or (graph.output,)}
+        read = [t.flatten()[:0].sum() for t in (x, *_learned(parameters)) if t.is_floating_point()]
+        none = torch.stack(read).sum()  # 0, and so are the gradients
+        nothing = {key: like.new_zeros(*leading, sizes[key]) + none for key in names or (graph.output,)}
         return nothing if names else nothing[graph.output], dict(state)
     if backend != "reference" and (x.numel() or not len(x)):  # a batch of none needs no kernel
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))

@@ -206,6 +206,15 @@ def test_lengths_are_packed_sequences() -> None:
     assert_same({"y": y, "h": h, "c": c}, {"y": pad_packed_sequence(packed)[0], "h": h_, "c": c_}, 0)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_batch_of_nothing_has_gradients_of_zero(backend: str) -> None:
+    layer = LSTM(3, 4, 2, backend=backend)
+    x = torch.full((5, 2, 3), torch.nan, requires_grad=True)
+    output, (h, _) = layer(x, lengths=[0, 0])
+    gradients = torch.autograd.grad(output.sum() + h.sum(), [x, *layer.parameters()])
+    assert all(torch.all(value == 0) for value in (output, h, *gradients))
+
+
 def test_full_lengths_are_no_lengths() -> None:
     layer, x = GRU(D, H), torch.randn(T, B, D)
     assert torch.equal(layer(x, lengths=[T] * B)[0], layer(x)[0])
