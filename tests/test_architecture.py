@@ -41,7 +41,7 @@ EXTRA = {
     "cells": {"options"},
     "compile": {"folders", "parameters", "formula", "explanation", "rows", "draws", "tracing"},
     "scan": {"parameters", "rows", "draws", "tracing"},
-    "nn": {"parameters", "rows", "draws", "rewrite"},
+    "nn": {"parameters", "rows", "draws", "rewrite", "tracing"},
     "train": {"options"},
     "export": {"draws", VERSION},
     "tasks": {"data", VERSION},

@@ -27,7 +27,7 @@ def rounded(number: int, to: int = ROUND) -> int:
 
 def room(T: int, B: int, steps: int) -> int:
     """The rows that are planned for."""
-    return rounded(steps, max(T * B // ROUND, 1))
+    return rounded(steps, rounded(T * B) // ROUND)
 
 
 class Rows:
@@ -37,9 +37,11 @@ class Rows:
         lengths: how many steps each has, none or more; (B,) whole numbers that do not rise.
         offsets: (T + 2,): each step's first row, and twice the number of all; computed if not given. There
             may be more steps than the longest has; they have no rows.
+        steps: those of all sequences together, where offsets are not to be looked at.
     """
 
-    def __init__(self, lengths: Tensor, offsets: Tensor | None = None) -> None:
+    def __init__(self, lengths: Tensor, offsets: Tensor | None = None, steps: int | None = None) -> None:
+        self._steps = steps
         if offsets is not None:
             self.lengths, self.offsets = lengths, offsets
             return
@@ -53,11 +55,11 @@ class Rows:
     @property
     def T(self) -> int:
         """Steps, at least those of the longest."""
-        return len(self.offsets) - 2
+        return self.offsets.shape[0] - 2  # a symbol where a graph is made, which len() is not
 
     @property
     def B(self) -> int:
-        return len(self.lengths)
+        return self.lengths.shape[0]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -72,12 +74,13 @@ class Rows:
     @property
     def steps(self) -> int:
         """The steps of all sequences together."""
-        return self.places[-1]
+        return self.places[-1] if self._steps is None else self._steps
 
     @property
     def sequence_of_row(self) -> Tensor:
         """Which sequence each packed row is of, (N,)."""
-        return self._there.nonzero()[:, 1]
+        row = torch.arange(self.steps)
+        return row - self.offsets[torch.searchsorted(self.offsets, row, right=True) - 1]
 
     @property
     def _there(self) -> Tensor:

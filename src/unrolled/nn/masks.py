@@ -100,6 +100,11 @@ class Regulariser:
         if weight_dropout:
             self.rates["weights"] = float(weight_dropout)
 
+    def settle(self) -> None:
+        """See `Cell.settle`."""
+        self.training.settle()
+        self.evaluation.settle()
+
     @property
     def draws(self) -> bool:
         """Whether anything is drawn for sure; `dropout` between layers alone is torch's affair."""

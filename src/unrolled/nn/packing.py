@@ -28,7 +28,7 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.count = len(inputs[0])
+        ctx.count = inputs[0].shape[0]
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
@@ -159,11 +159,11 @@ class Packed:
         return final if self.sequence.unsorted_indices is None else final[self.sequence.unsorted_indices]
 
 
-def checked_lengths(lengths: object, T: int, B: int) -> Tensor:
+def checked_lengths(lengths: object, B: int) -> Tensor:
     """Lengths as a tensor.
 
     Raises:
-        InputError: they are not B whole numbers from 0 to T.
+        InputError: they are not B whole numbers.
     """
     try:
         found = torch.as_tensor(lengths)
@@ -173,10 +173,17 @@ def checked_lengths(lengths: object, T: int, B: int) -> Tensor:
         raise InputError(f"lengths is {found.dtype}, expected whole numbers")
     if tuple(found.shape) != (B,):
         raise InputError(f"lengths has shape {tuple(found.shape)}, expected ({B},): one for each sequence")
-    low, high = map(int, found.aminmax()) if B else (0, 0)
+    return found
+
+
+def check_steps(lengths: Tensor, T: int) -> None:
+    """
+    Raises:
+        InputError: a length is not from 0 to T.
+    """
+    low, high = map(int, lengths.aminmax()) if len(lengths) else (0, 0)
     if low < 0 or high > T:
         raise InputError(f"lengths go from 0 to {T}, the steps of x, but one is {low if low < 0 else high}")
-    return found
 
 
 def checked_resets(resets: object, shape: tuple[int, int]) -> Tensor:

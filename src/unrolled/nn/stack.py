@@ -17,11 +17,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
+from unrolled.nn.in_graph import PackedInGraph, PackingInGraph
 from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
-from unrolled.nn.packing import Packed, Packing, checked_lengths, checked_resets
+from unrolled.nn.packing import Packed, Packing, check_steps, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
 from unrolled.rewrite import normalise
 from unrolled.scan import scan
+from unrolled.tracing import more_than_numbers
 
 
 class Options(TypedDict, total=False):
@@ -177,11 +179,13 @@ class RecurrentStack(nn.Module):
             InputError: something does not fit; the message names it.
         """
         mode = self.training, len(self.suffixes)
+        if torch.compiler.is_compiling():
+            self.regulariser.settle()
         if isinstance(x, PackedSequence):
             if lengths is not None or resets is not None:
                 raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
             self._check_input(x.data, "N")
-            packed = Packed(x)
+            packed = (PackedInGraph if more_than_numbers(x.batch_sizes) else Packed)(x)
             given = self._given(state, packed.B, batched=True)
             drawing = self.regulariser.drawing(masks, *mode, packed.T, packed.B, packed)
             y, end, steps = self._layers(x.data, given, packed, drawing, return_states, return_gates)
@@ -223,12 +227,16 @@ class RecurrentStack(nn.Module):
             raise InputError("lengths and resets are those of a batch, but x has none: use x.unsqueeze")
         T, B = x.shape[:2]
         if lengths is not None:
-            lengths = checked_lengths(lengths, T, B)
+            lengths = checked_lengths(lengths, B)
         if resets is not None:
             resets = checked_resets(resets, (B, T) if self.batch_first else (T, B))
             resets = resets.t() if self.batch_first else resets
-        elif lengths is not None and bool((lengths == T).all()):
-            return None
+        if more_than_numbers(x, lengths, resets):
+            return PackingInGraph(T, B, lengths, resets)
+        if lengths is not None:
+            check_steps(lengths, T)
+            if resets is None and bool((lengths == T).all()):
+                return None
         return Packing(T, B, lengths, resets)
 
     def _layers(
