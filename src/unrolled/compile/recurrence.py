@@ -211,7 +211,7 @@ def again(
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         # Views, since one may have been computed from another: their gradients are along this pass alone.
         given = [t.view_as(t) if t.requires_grad else t for t in given]
         tensors = dict(zip(prepared.names, given, strict=True))

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
+from unrolled.nn.autocast import in_own_dtype
 from unrolled.nn.in_graph import PackedInGraph, PackingInGraph
 from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed, Packing, check_steps, checked_lengths, checked_resets
@@ -144,6 +145,7 @@ class RecurrentStack(nn.Module):
             for name, size in self.state_sizes.items()
         }
 
+    @in_own_dtype
     def run(
         self,
         x: Tensor | PackedSequence,
@@ -162,7 +164,8 @@ class RecurrentStack(nn.Module):
                 last axis are token numbers. Or a `PackedSequence` of either.
             state: by name, each (layers * directions, B, H), without B if x has no batch; None for the start.
             lengths: how many steps each sequence has, from 0 to T; what is beyond is not read, and outputs
-                there are 0. Final states are those after the last step of each.
+                there are 0. Final states are those after the last step of each. For torch.compile a tensor:
+                of a list it would take every number for a constant.
             resets: bools, (T, B) in the layout of x: before a marked step the state returns to its initial
                 value, and no gradient crosses. To a layer that runs backwards it does so after that step.
             masks: of `layer.masks()`, to go on with those of an earlier chunk of the same sequences;
@@ -290,10 +293,8 @@ class RecurrentStack(nn.Module):
                 outputs.append(values[output] if returning else values)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
-        end = {
-            name: torch.stack([f[name] for f in finals]) if finals[1:] else finals[0][name].unsqueeze(0)
-            for name in self.cell.states
-        }
+        # Copies, and of one layer too: programs detach states in place, which a view forbids.
+        end = {name: torch.stack([f[name] for f in finals]) for name in self.cell.states}
         return x, end, kept
 
     def masks(self, generator: torch.Generator | None = None) -> Masks:
@@ -304,8 +305,9 @@ class RecurrentStack(nn.Module):
         """
         return self.regulariser.masks(len(self.suffixes), generator)
 
+    @in_own_dtype
     def run_step(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, masks: Masks | None = None
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None, masks: Masks | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of all layers: what a sequence of one step gives.
 
