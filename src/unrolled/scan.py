@@ -95,14 +95,8 @@ def scan(
         x = F.one_hot(x.long(), words).to(next(iter((state or parameters).values())).dtype)
     names = tuple(dict.fromkeys(returning))
     plain, graph = graph, graph.returning(names) if names else graph
-    if rows is not None and not (compiling or watched((x,))) and not rows.steps:
-        state = state or graph.start(rows.B, parameters)
-        sizes = graph.output_sizes(state, parameters)
-        # Sums of no rows: what comes back from them are zeros.
-        none = torch.stack([t[:0].sum() for t in (*[x] * x.is_floating_point(), *_learned(parameters))]).sum()
-        nothing = {key: none.expand(0, sizes[key]) for key in names or (graph.output,)}
-        return nothing if names else nothing[graph.output], dict(state)
-    if backend != "reference" and (rows is not None or x.numel() or not len(x)):  # no kernel for none
+    idle = rows is not None and not (compiling or watched((x,))) and not rows.steps  # there is nothing to run
+    if backend != "reference" and not idle and (rows is not None or x.numel() or not len(x)):
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
@@ -114,6 +108,13 @@ def scan(
             return found if names else found[graph.output], end
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
+    if rows is not None and not rows.steps:
+        state = state or graph.start(rows.B, parameters)
+        sizes = graph.output_sizes(state, parameters)
+        # Sums of no rows: what comes back from them are zeros.
+        none = torch.stack([t[:0].sum() for t in (*[x] * x.is_floating_point(), *_learned(parameters))]).sum()
+        nothing = {key: none.expand(0, sizes[key]) for key in names or (graph.output,)}
+        return nothing if names else nothing[graph.output], dict(state)
     if not x.is_floating_point() and graph.widths[name] in (sizes := graph.sizes(parameters)):
         _check_tokens(x, sizes[graph.widths[name]])
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)

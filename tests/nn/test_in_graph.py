@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.library import opcheck
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from cases import assert_same
@@ -175,6 +176,15 @@ def test_a_length_that_is_none_is_reported_when_the_graph_runs(bad: int) -> None
         run(x, lengths=torch.tensor([7, bad, 0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_reference_is_compiled_in_parts(dtype: torch.dtype) -> None:
+    layer = GRU(D, H, backend="reference").to(dtype)
+    run, x = torch.compile(layer, backend="aot_eager"), torch.randn(4, 3, D).to(dtype)
+    for lengths in ([4, 0, 2], [1, 2, 3], [0, 0, 0]):
+        asked = {"lengths": torch.tensor(lengths)}
+        assert torch.equal(run(x, **asked)[0], layer(x, **asked)[0])
+
+
 def test_lengths_of_tokens() -> None:
     layer = LAYERS["LSTM"]()
     run = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -223,3 +233,19 @@ def test_an_exported_layer_takes_lengths_of_any_batch(make: Callable, strict: bo
             assert_same(found, expected, 1e-12)
     with pytest.raises(InputError, match="lengths go from 0 to 7"):
         again(example[0], torch.full((5,), 8))
+
+
+RESETS = torch.zeros(7, 3, dtype=torch.bool)
+RESETS[4, 0] = RESETS[0, 1] = True
+
+
+@pytest.mark.parametrize("resets", [None, RESETS], ids=["no resets", "resets"])
+@pytest.mark.parametrize("lengths", [[7, 2, 0], [0, 0, 0]], ids=str)
+def test_the_operators_keep_all_of_torchs_rules(lengths: list[int], resets: Tensor | None) -> None:
+    given = torch.tensor(lengths), resets, 7, 3
+    assert set(opcheck(torch.ops.unrolled.packing.default, given).values()) == {"SUCCESS"}
+
+
+def test_the_operator_of_packed_sequences_keeps_torchs_rules() -> None:
+    sizes = torch.tensor([4, 3, 3, 1])
+    assert set(opcheck(torch.ops.unrolled.packed.default, (sizes,)).values()) == {"SUCCESS"}
