@@ -35,7 +35,7 @@ class OneStep:
 
     def __init__(self, layer: unrolled.LSTM, x: Tensor) -> None:
         self.layer, self.x = layer, x
-        self.state = layer.initial_state(1)
+        self.state = tuple(layer.initial_state(1).values())
 
     def __call__(self) -> None:
         with torch.no_grad():

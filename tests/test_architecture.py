@@ -41,7 +41,7 @@ EXTRA = {
     "cells": {"options"},
     "compile": {"folders", "parameters", "formula", "explanation", "rows", "leaves", "tracing"},
     "scan": {"parameters", "rows", "leaves", "tracing"},
-    "nn": {"parameters", "rows", "leaves", "rewrite"},
+    "nn": {"parameters", "rows", "leaves", "rewrite", "tracing"},
     "train": {"options"},
     "export": {"leaves", VERSION},
     "tasks": {"data", VERSION},

@@ -307,6 +307,11 @@ class Graph:
         return {name: sizes[self.nodes[k].width] for name, k in results}
 
     @cached_property
+    def starts(self) -> tuple[float, ...]:
+        """What the states start from."""
+        return tuple(self.initial.get(name, 0.0) for name in self.states)
+
+    @cached_property
     def key(self) -> str:
         """Text that is the same for graphs that compute the same."""
         told = {k: v for k, v in self.to_json().items() if k not in ("names", "inits", "initial")}
@@ -356,6 +361,11 @@ class Graph:
         gates = tuple(name for name in names if name not in self.states)
         results = (*self.results[: len(self.states)], *(self.gates[name] for name in gates))
         return self._returning.setdefault(names, replace(self, outputs=gates, results=results))
+
+    @constant
+    def key_returning(self, names: tuple[str, ...]) -> str:
+        """The key of that; torch.compile can hold text where it cannot hold a graph."""
+        return self.returning(names).key if names else self.key
 
     def sizes(self, parameters: Mapping[str, Tensor]) -> dict[str, int]:
         """What each width symbol is for these learned tensors.

@@ -40,7 +40,7 @@ def check_steps(lengths: Tensor, T: int) -> None:
 
 def room(T: int, B: int, steps: int) -> int:
     """The rows that are planned for."""
-    return rounded(steps, max(T * B // ROUND, 1))
+    return rounded(steps, rounded(T * B) // ROUND)
 
 
 class Rows:
@@ -52,10 +52,18 @@ class Rows:
             may be more steps than the longest has; they have no rows.
         order: the column of each sequence in a padded batch (T, B, ...), where what goes in and comes out is
             such a batch; without it, that is packed rows.
+        steps: those of all sequences together, where offsets are not to be looked at.
     """
 
-    def __init__(self, lengths: Tensor, offsets: Tensor | None = None, order: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        lengths: Tensor,
+        offsets: Tensor | None = None,
+        order: Tensor | None = None,
+        steps: int | None = None,
+    ) -> None:
         self.order = order
+        self._steps = steps
         if offsets is not None:
             self.lengths, self.offsets = lengths, offsets
             return
@@ -76,11 +84,11 @@ class Rows:
     @property
     def T(self) -> int:
         """Steps, at least those of the longest."""
-        return len(self.offsets) - 2
+        return self.offsets.shape[0] - 2  # a symbol where a graph is made, which len() is not
 
     @property
     def B(self) -> int:
-        return len(self.lengths)
+        return self.lengths.shape[0]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -93,10 +101,12 @@ class Rows:
         found: list[int] = self.offsets.tolist()
         return found
 
-    @cached_property
+    @property
     def steps(self) -> int:
         """The steps of all sequences together."""
-        return int(self.offsets[-1])
+        if self._steps is None:
+            self._steps = int(self.offsets[-1])
+        return self._steps
 
     @cached_property
     def room(self) -> int:

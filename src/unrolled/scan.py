@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from unrolled.cell import Cell
@@ -25,12 +25,9 @@ from unrolled.graph import Graph
 from unrolled.leaves import Leaves, leaves_of_step
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows
-from unrolled.tracing import constant
+from unrolled.tracing import transforms, watched
 
 BACKENDS: Final = ("auto", "cpu", "reference")
-
-PLAIN: Final = {Tensor, nn.Parameter}
-"""Tensors that are memory and nothing more."""
 
 
 def scan(
@@ -87,8 +84,8 @@ def scan(
         )
     _check_leaves(cell, graph, leaves, x, rows)
     padded = rows is not None and rows.order is not None
-    if rows is not None and not padded and len(x) != rows.steps:
-        raise InputError(f"x has {len(x)} rows, but its sequences have {rows.steps} steps together")
+    if rows is not None and not padded and x.shape[0] != rows.steps:
+        raise InputError(f"x has {x.shape[0]} rows, but its sequences have {rows.steps} steps together")
     if not x.is_floating_point() and graph.uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
         words = graph.sizes(parameters).get(graph.widths[name])
@@ -100,23 +97,27 @@ def scan(
         x = F.one_hot(x.long(), words).to(next(iter((state or parameters).values())).dtype)
     names = tuple(dict.fromkeys(returning))
     plain, graph = graph, graph.returning(names) if names else graph
-    if rows is not None and not compiling and not rows.steps:
-        state = state or graph.start(rows.B, parameters)
-        like, sizes = next(iter(state.values())), graph.output_sizes(state, parameters)
-        leading = x.shape[: 1 + padded]
-        read = [t.flatten()[:0].sum() for t in (x, *_learned(parameters)) if t.is_floating_point()]
-        none = torch.stack(read).sum()  # 0, and so are the gradients
-        nothing = {key: like.new_zeros(*leading, sizes[key]) + none for key in names or (graph.output,)}
-        return nothing if names else nothing[graph.output], dict(state)
-    if backend != "reference" and (x.numel() or not len(x)):  # a batch of none needs no kernel
+    idle = rows is not None and not (compiling or watched((x,))) and not rows.steps  # there is nothing to run
+    if backend != "reference" and not idle and (rows is not None or x.numel() or not len(x)):
         tensors = (x, *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
-            run = recur_in_graph if compiling or _watched(tensors) else recur
-            found, end = run(graph, x, state, parameters, rows, leaves, names, reverse)
+            if compiling or watched(tensors):
+                state = state or plain.start(x.shape[1] if rows is None else rows.B, parameters)
+                found, end = recur_in_graph(plain, x, state, parameters, rows, leaves, names, reverse)
+            else:
+                found, end = recur(graph, x, state, parameters, rows, leaves, names, reverse)
             return found if names else found[graph.output], end
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
+    if rows is not None and not rows.steps:
+        state = state or graph.start(rows.B, parameters)
+        sizes = graph.output_sizes(state, parameters)
+        # Sums of no rows: what comes back from them are zeros.
+        none = torch.stack([t[:0].sum() for t in (*[x] * x.is_floating_point(), *_learned(parameters))]).sum()
+        leading = x.shape[: 1 + padded]
+        nothing = {key: none.expand(*leading, sizes[key]).clone() for key in names or (graph.output,)}
+        return nothing if names else nothing[graph.output], dict(state)
     if not x.is_floating_point() and graph.widths[name] in (sizes := graph.sizes(parameters)):
         _check_tokens(x, sizes[graph.widths[name]])
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
@@ -187,7 +188,7 @@ def _check_leaves(cell: Cell, graph: Graph, leaves: Leaves | None, x: Tensor, ro
 
 def _check_tokens(x: Tensor, words: int) -> None:
     """Kernels look at tokens themselves, and where a graph is made there are no numbers to look at."""
-    if torch.compiler.is_compiling() or _watched((x,)) or _transforms() or x.is_meta:
+    if torch.compiler.is_compiling() or watched((x,)) or transforms() or x.is_meta:
         return
     low, high = map(int, x.aminmax())
     if low < 0 or high >= words:
@@ -211,14 +212,9 @@ def _learned(parameters: Mapping[str, Tensor]) -> Iterable[Tensor]:
     return parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
 
 
-def _watched(tensors: Sequence[Tensor]) -> bool:
-    """Whether somebody looks on, or stands in for tensors: a tracer, a counter, tensors without numbers."""
-    return torch._C._len_torch_dispatch_stack() > 0 or not PLAIN.issuperset(map(type, tensors))
-
-
 def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
     """Why compiled kernels cannot run this, or None if they can."""
-    if _transforms():
+    if transforms():
         return "a transform of torch.func is at work"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit is tracing"
@@ -230,9 +226,3 @@ def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         return f"it computes in float32 or float64, not {', '.join(sorted(map(str, dtypes)))}"
     return host_cannot()
-
-
-@constant
-def _transforms() -> bool:
-    """Whether a transform of torch.func is at work; a compiled graph belongs to one answer."""
-    return torch._C._functorch.peek_interpreter_stack() is not None

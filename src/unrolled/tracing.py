@@ -1,7 +1,14 @@
-"""What torch.compile is told of this library."""
+"""What torch.compile is told of this library, and who else looks on while tensors are computed with."""
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Final, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+PLAIN: Final = {Tensor, nn.Parameter}
+"""Tensors that are memory and nothing more."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,3 +21,20 @@ def constant(function: Callable[P, R]) -> Callable[P, R]:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def watched(tensors: Iterable[object]) -> bool:
+    """Whether somebody looks on, or stands in for tensors: a tracer, a counter, tensors without numbers."""
+    return torch._C._len_torch_dispatch_stack() > 0 or not PLAIN.issuperset(map(type, tensors))
+
+
+@constant
+def transforms() -> bool:
+    """Whether a transform of torch.func is at work; a compiled graph belongs to one answer."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def more_than_numbers(*tensors: object) -> bool:
+    """Whether a graph is made of what is done with these tensors, or derivatives go along with it."""
+    there = [t for t in tensors if t is not None]
+    return torch.compiler.is_compiling() or watched(there) or transforms() or forward_ad._current_level >= 0

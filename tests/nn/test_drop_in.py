@@ -2,12 +2,17 @@
 
 import copy
 import io
+import pickle
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 import unrolled
 
@@ -87,7 +92,128 @@ def evaluated(layer: nn.Module, x: Tensor) -> object:
         return layer(x)
 
 
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def with_bias_twice(layer: nn.Module, x: Tensor) -> object:
+    parametrize.register_parametrization(layer, "bias_ih_l0", Twice())
+    first = layer(x)
+    parametrize.remove_parametrizations(layer, "bias_ih_l0")
+    return first, layer(x)
+
+
+def pruned(layer: nn.Module, x: Tensor) -> object:
+    prune.l1_unstructured(layer, "weight_hh_l0", amount=0.5)
+    first = layer(x)
+    prune.remove(layer, "weight_hh_l0")
+    return first, layer(x)
+
+
+def initialised(layer: nn.Module, x: Tensor) -> object:
+    for name, parameter in layer.named_parameters():
+        nn.init.eye_(parameter) if "weight" in name else nn.init.constant_(parameter, 0.1)
+    return layer(x)
+
+
+def from_a_vector(layer: nn.Module, x: Tensor) -> object:
+    vector = nn.utils.parameters_to_vector(layer.parameters())
+    nn.utils.vector_to_parameters(vector.detach() / 2, layer.parameters())
+    return vector.detach(), layer(x)
+
+
+def assigned(layer: nn.Module, x: Tensor) -> object:
+    with torch.device("meta"):
+        again = type(layer)(D, H, dtype=x.dtype)
+    assert again(x.detach().to("meta"))[0].device.type == "meta"
+    again.load_state_dict(layer.state_dict(), assign=True)
+    return again(x)
+
+
+def on_disk(layer: nn.Module, x: Tensor) -> object:
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)(x)
+
+
+def functional(layer: nn.Module, x: Tensor) -> object:
+    parameters = {name: 2 * value for name, value in layer.named_parameters()}
+    return torch.func.functional_call(layer, parameters, (x, state(layer, x)))
+
+
+def detached(layer: nn.Module, x: Tensor) -> object:
+    """Truncated backpropagation as it is often written."""
+    first, hx = layer(x[:3])
+    for value in hx if isinstance(hx, tuple) else (hx,):
+        value.detach_()
+    return first, layer(x[3:], hx)
+
+
+def averaged(layer: nn.Module, x: Tensor) -> object:
+    mean = AveragedModel(layer)
+    mean.update_parameters(layer)
+    stepped(layer, x)
+    mean.update_parameters(layer)
+    return mean(x)
+
+
+def clipped(layer: nn.Module, x: Tensor) -> object:
+    layer(x)[0].sum().backward(retain_graph=True)
+    norm = nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
+    return norm, [p.grad.clone() for p in layer.parameters()]
+
+
+def derived(layer: nn.Module, x: Tensor) -> object:
+    class Doubled(type(layer)):
+        def forward(self, x: Tensor, hx: object = None) -> object:
+            return super().forward(2 * x, hx)
+
+    layer.__class__ = Doubled
+    return layer(x)
+
+
+def with_keywords(layer: nn.Module, x: Tensor) -> object:
+    layer.register_forward_pre_hook(lambda _, a, k: (a, k | {"hx": state(layer, x)}), with_kwargs=True)
+    return layer(x)
+
+
+def exchanged(layer: nn.Module, x: Tensor) -> object:
+    layer.weight_hh_l0 = nn.Parameter(2 * layer.weight_hh_l0.detach())
+    return layer(x)
+
+
+def unsaved(layer: nn.Module, x: Tensor) -> object:
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        return layer(x)
+
+
 CALLS: dict[str, tuple[dict, Call]] = {
+    "a parametrised bias": ({}, with_bias_twice),
+    "weight_norm": ({}, lambda m, x: parametrizations.weight_norm(m, "weight_hh_l0")(x)),
+    "spectral_norm": ({}, lambda m, x: parametrizations.spectral_norm(m, "weight_hh_l0").eval()(x)),
+    "orthogonal": ({}, lambda m, x: parametrizations.orthogonal(m, "weight_hh_l0")(x)),
+    "pruned": ({}, pruned),
+    "initialised in place": ({"num_layers": 2, "bidirectional": True}, initialised),
+    "as a vector": ({"num_layers": 2}, from_a_vector),
+    "made on meta, and assigned": ({}, assigned),
+    "a layer on disk": ({}, on_disk),
+    "pickled": ({"num_layers": 2}, lambda m, x: pickle.loads(pickle.dumps(m))(x)),
+    "a functional call": ({}, functional),
+    "states detached in place": ({}, detached),
+    "averaged weights": ({}, averaged),
+    "clipped gradients": ({"num_layers": 2}, clipped),
+    "a subclass": ({}, derived),
+    "a hook with keywords": ({}, with_keywords),
+    "a parameter exchanged": ({}, exchanged),
+    "saved tensors with hooks": ({}, unsaved),
+    "checkpointed": ({}, lambda m, x: checkpoint(m, x, use_reentrant=False)),
+    "shared memory": ({}, lambda m, x: m.share_memory()(x)),
+    "nothing to learn": ({}, lambda m, x: m.requires_grad_(False)(x)),
+    "a state of one batch, expanded": ({}, lambda m, x: m(x, mapped(state(m, x, 1), expanded))),
+    "a state as a list": ({}, lambda m, x: m(x, mapped(state(m, x), lambda v: v, list))),
+    "in a list of modules": ({}, lambda m, x: nn.Sequential(m)(x)),
     "a batch": ({}, lambda m, x: m(x)),
     "by keyword": ({}, lambda m, x: m(input=x, hx=state(m, x))),
     "without a batch": ({}, lambda m, x: m(x[:, 0])),
@@ -130,6 +256,14 @@ CALLS: dict[str, tuple[dict, Call]] = {
     "all weights": ({"num_layers": 2}, lambda m, x: m.all_weights),
     "what it is": ({}, lambda m, x: torch.tensor([m.input_size, m.hidden_size, m.num_layers, m.dropout])),
 }
+
+
+def mapped(value: object, f: Callable, kind: type = tuple) -> object:
+    return kind(map(f, value)) if isinstance(value, tuple) else f(value)
+
+
+def expanded(value: Tensor) -> Tensor:
+    return value.expand(-1, B, -1)
 
 
 def squeezed(value: object) -> object:
@@ -190,6 +324,72 @@ def test_it_does_what_torchs_does(name: str, kind: str, dtype: torch.dtype, tole
 def test_names_of_the_kind_are_torchs(kind: str) -> None:
     assert getattr(unrolled, kind)(D, H).mode == getattr(nn, kind)(D, H).mode
     assert unrolled.RNN(D, H, nonlinearity="relu").mode == nn.RNN(D, H, nonlinearity="relu").mode
+
+
+STACKS = (
+    {},
+    {"num_layers": 2, "bias": False, "batch_first": True, "dropout": 0.25, "bidirectional": True},
+    {"num_layers": 3, "dtype": torch.float64},
+    {"num_layers": 2, "proj_size": 2, "bidirectional": True},
+)
+
+
+@kinds
+@pytest.mark.parametrize("stack", STACKS)
+def test_it_is_printed_listed_and_kept_as_torchs_is(kind: str, stack: dict) -> None:
+    if "proj_size" in stack and kind != "LSTM":
+        pytest.skip("only an LSTM has projections")
+    ours, theirs = (getattr(home, kind)(D, H, **stack) for home in (unrolled, nn))
+    assert repr(ours) == repr(theirs)
+    assert [(n, p.shape, p.dtype) for n, p in ours.named_parameters()] == [
+        (n, p.shape, p.dtype) for n, p in theirs.named_parameters()
+    ]
+    assert [len(each) for each in ours.all_weights] == [len(each) for each in theirs.all_weights]
+    for one, other in ((ours, theirs), (theirs, ours)):
+        one.reset_parameters()
+        other.load_state_dict(one.state_dict())
+        assert all(map(torch.equal, one.parameters(), other.parameters()))
+    for each in (ours, theirs):
+        with pytest.raises(RuntimeError, match="Missing key"):
+            each.load_state_dict({})
+        found = each.load_state_dict({"other": torch.zeros(())}, strict=False)
+        assert found.unexpected_keys == ["other"]
+        assert found.missing_keys == list(each.state_dict())
+
+
+@kinds
+def test_dropout_with_one_layer_is_warned_of(kind: str) -> None:
+    for home in (unrolled, nn):
+        with pytest.warns(UserWarning, match="dropout"):
+            getattr(home, kind)(D, H, dropout=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        getattr(unrolled, kind)(D, H, 2, dropout=0.5)
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_torchs(kind: str, dtype: torch.dtype) -> None:
+    x = torch.randn(T, B, D)
+    layer, peer = (getattr(home, kind)(D, H) for home in (unrolled, nn))
+    peer.load_state_dict(layer.state_dict())
+    layer, peer = layer.to(dtype), peer.to(dtype)
+    ours, theirs = layer(x.to(dtype))[0], peer(x.to(dtype))[0]
+    assert ours.dtype == theirs.dtype == dtype
+    assert (ours - theirs).abs().max() < 0.02
+    layer.backend = "cpu"
+    with pytest.raises(unrolled.BackendError, match="float32 or float64, not torch"):
+        layer(x.to(dtype))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@kinds
+def test_torch_jit_traces_it(kind: str) -> None:
+    layer, x = getattr(unrolled, kind)(D, H), torch.randn(T, B, D)
+    traced = torch.jit.trace(layer, (x,))
+    x = torch.randn(T, B, D)
+    assert torch.allclose(traced(x)[0], layer(x)[0], atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")

@@ -115,3 +115,14 @@ def test_parametrised_gates() -> None:
     layer(x)[0].sum().backward()
     found = dict(layer.named_parameters())
     assert any("original0" in name and found[name].grad is not None for name in found)
+
+
+def test_cells_that_differ_in_their_initial_values_alone_do_not_share_them() -> None:
+    def counting(x, h, W):
+        return torch.tanh(W.a(x, h)) + h
+
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    for start in (0.0, 1.0, -2.0):
+        layer = Recurrent(cell(states="h", initial={"h": start})(counting), 3, 5, dtype=torch.float64)
+        given = {"h": torch.full((1, 2, 5), start, dtype=torch.float64)}
+        assert torch.equal(layer(x)[0], layer(x, given)[0])

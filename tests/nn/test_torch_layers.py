@@ -191,7 +191,7 @@ def test_a_layer_prints_its_arguments():
     assert repr(unrolled.RNN(3, 4, bias=False)) == "RNN(3, 4, bias=False)"
     layer = unrolled.LSTM(3, 4, 2, batch_first=True, dropout=0.5, bidirectional=True, proj_size=2)
     assert repr(layer) == (
-        "LSTM(3, {'h': 2, 'c': 4}, num_layers=2, dropout=0.5, batch_first=True, bidirectional=True)"
+        "LSTM(3, 4, proj_size=2, num_layers=2, batch_first=True, dropout=0.5, bidirectional=True)"
     )
 
 

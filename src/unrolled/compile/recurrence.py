@@ -35,6 +35,7 @@ class Prepared:
         self.shapes = shapes
         self.parts: object = None  # kept, for the key names it by its id
         self._plans: dict[str, Plan] = {}
+        self._starts: dict[tuple[float, ...], list[Tensor]] = {}
 
     def plan(self, kind: str) -> Plan:
         """The plan of "save", "inference" or "backward"."""
@@ -69,15 +70,16 @@ class Prepared:
         """Sequences that all have T steps."""
         return Rows(torch.full((self.sizes.B,), self.sizes.T, device="cpu"))
 
-    @cached_property
-    def start(self) -> list[Tensor]:
-        """The states before the first step, where none are given."""
-        graph = self.loop.graph
-        with torch.inference_mode(False):
-            return [
-                torch.full(self.shapes[f"start {name}"], graph.initial.get(name, 0.0), dtype=self.loop.dtype)
-                for name in graph.states
-            ]
+    def start(self, graph: Graph) -> list[Tensor]:
+        """The states before the first step, where none are given. Graphs that differ only in what these are
+        have this loop in common."""
+        if graph.starts not in self._starts:
+            with torch.inference_mode(False):
+                self._starts[graph.starts] = [
+                    torch.full(self.shapes[f"start {name}"], value, dtype=self.loop.dtype)
+                    for name, value in zip(graph.states, graph.starts, strict=True)
+                ]
+        return self._starts[graph.starts]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -253,7 +255,7 @@ def again(
 ) -> tuple[Tensor | None, ...]:
     """The gradients through the step on tensors, so that they can be differentiated again."""
     loop = prepared.loop
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         # Views, since one may have been computed from another: their gradients are along this pass alone.
         given = [t.view_as(t) if t.requires_grad else t for t in given]
         tensors = dict(zip(prepared.names, prepared.packed(given, rows), strict=True))
@@ -317,7 +319,7 @@ def recur(
     needs = x.requires_grad, learning
     prepared = prepared_for(loop, x, state, tensors, parameters, names, rows, reverse, needs)
     x, before = inputs_of(loop, x, parameters)
-    states = prepared.start if state is None else [state[name] for name in graph.states]
+    states = prepared.start(graph) if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
     if leaves is not None and rows is not None and rows.order is not None:

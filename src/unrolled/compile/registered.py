@@ -50,25 +50,26 @@ for _schema in (
 def recur_in_graph(
     graph: Graph,
     x: Tensor,
-    state: Mapping[str, Tensor] | None,
+    state: Mapping[str, Tensor],
     parameters: Mapping[str, Tensor],
     rows: Rows | None,
     leaves: Leaves | None,
     handed_on: tuple[str, ...],
     reverse: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What `recurrence.recur` does, as a call of the operator; torch.compile traces this."""
-    state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
+    """What `recurrence.recur` does for `graph.returning(handed_on)`, as a call of the operator; torch.compile
+    traces this."""
     states = [state[name] for name in graph.states]
     stacked = parameters if isinstance(parameters, Stacked) and parameters.layout is not None else None
     stacked = stacked or Stacked.of(graph.parameters, parameters)
     tensors = list(stacked.tensors)
     names = " ".join(handed_on)
-    loop = _loop(graph.key, names, states[0].dtype)
+    key = graph.key_returning(handed_on)
+    loop = _loop(key, names, states[0].dtype)
     x, before = inputs_of(loop, x, parameters)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     results = torch.ops.unrolled.recurrence(
-        graph.key, names, stacked.layout, reverse, save, x, before, states, tensors,
+        key, names, stacked.layout, reverse, save, x, before, states, tensors,
         [] if rows is None else [rows.lengths, rows.offsets, *[rows.order] * (rows.order is not None)],
         [] if leaves is None else list(leaves.tensors.values()),
     )  # fmt: skip
@@ -103,7 +104,7 @@ def _prepared(
 ) -> tuple[Prepared, list[Tensor], Rows | None, Leaves | None]:
     """The plans for these tensors, the tensors that they take, the sequences, and what is drawn."""
     x, before, states, parameters, of_rows, of_leaves = tensors
-    rows = Rows(*of_rows) if of_rows else None
+    rows = Rows(of_rows[0], of_rows[1], of_rows[2] if of_rows[2:] else None) if of_rows else None
     leaves = Leaves(*map(in_memory, of_leaves)) if of_leaves else None
     if rows is not None and rows.order is not None:
         check_steps(rows.lengths, rows.T)
@@ -125,6 +126,9 @@ def _forward(
 ) -> list[Tensor]:
     if forward_ad._current_level >= 0:  # results without tangents would count as constant
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
+    if not len(tensors[0]):  # sequences of no steps: nothing runs, and states end as they begin
+        *outputs, saved = _results(graph, handed_on, layout, save, *tensors)
+        return [*outputs[: -len(tensors[2])], *(state.clone() for state in tensors[2]), saved]
     needs = save and tensors[0].is_floating_point(), save
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
     *results, saved = prepared.forward(prepared.packed(given, rows), save, rows, leaves)
@@ -133,6 +137,11 @@ def _forward(
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
+    return _results(graph, handed_on, layout, save, *tensors)
+
+
+def _results(graph: str, handed_on: str, layout: str, save: bool, *tensors: Any) -> list[Tensor]:
+    """What the forward pass returns, without its numbers."""
     x, _, states, _, of_rows, _ = tensors
     loop = _loop(graph, handed_on, states[0].dtype)
     packed = len(of_rows) == 2
@@ -166,7 +175,13 @@ def _backward(
     graph: str, handed_on: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
 ) -> list[Tensor]:
     *tensors, outputs, saved, upstream = rest
-    _, before, states, parameters, *_ = tensors
+    x, before, states, parameters, *_ = tensors
+    if not len(x):
+        ends = zip(states, upstream[len(outputs) :], strict=True)
+        d_states = [torch.zeros_like(state) if d is None else d.clone() for state, d in ends]
+        others = [*[x] * needs_x, *before], [*parameters * needs_parameters]
+        d_x, d_parameters = ([torch.zeros_like(t) for t in each] for each in others)
+        return [*d_x, *d_states, *d_parameters]
     needs = needs_x, needs_parameters
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Final, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.cell import Cell
@@ -22,6 +21,7 @@ from unrolled.rewrite import (
     zoneout,
 )
 from unrolled.rows import Rows
+from unrolled.tracing import constant
 
 MATRIX: Final = 1 << 32
 """How far apart the places of two matrices' rows are."""
@@ -114,6 +114,13 @@ class Regulariser:
         self._resetting: dict[tuple[bool, tuple[str, ...]], Cell] = {}
         if weight_dropout:
             self.rates["weights"] = float(weight_dropout)
+
+    @constant
+    def settle(self, learned: tuple[str, ...]) -> None:
+        """See `Cell.settle`."""
+        resetting = (self.resetting(training, learned) for training in (True, False))
+        for cell in (self.training, self.evaluation, *resetting):
+            cell.settle()
 
     @property
     def draws(self) -> bool:
@@ -235,10 +242,10 @@ class Drawing:
                     f"the masks are those of {len(known)} sequences, but x has {B}: draw new ones"
                 )
             places = places + masks.step * B
-        origins = known.expand(T, -1)
+        self._last, origins = known, known.repeat(T)
         if self.resets is not None:
-            origins = torch.where(self._real(self.resets), places.view(T, B), origins).cummax(0).values
-        self._last = origins[-1]
+            origins = torch.where(self._real(self.resets), places.view(T, B), known).cummax(0).values
+            self._last = origins[-1]
         self.places, self.origins = self._packed(places), self._packed(origins)
 
     def _real(self, resets: Tensor) -> Tensor:
@@ -255,8 +262,10 @@ class Drawing:
     def _resets(self, reverse: bool) -> Tensor:
         """Who reads from the end begins anew after a marked step."""
         assert self.resets is not None
-        marks = F.pad(self._real(self.resets)[1:], (0, 0, 0, 1)) if reverse else self.resets
-        return self._packed(marks)
+        if not reverse:
+            return self._packed(self.resets)
+        before_last = torch.arange(self.T)[:, None] < self.T - 1
+        return self._packed(self._real(self.resets).roll(-1, 0) & before_last)
 
     def cell(self, training: bool) -> Cell:
         """The cell that runs."""

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.errors import InputError
 from unrolled.rows import Rows, check_steps
+from unrolled.tracing import watched
 
 
 class Packed:
@@ -51,7 +52,7 @@ def checked_lengths(lengths: object, T: int, B: int) -> Tensor:
         raise InputError(f"lengths is {found.dtype}, expected whole numbers")
     if tuple(found.shape) != (B,):
         raise InputError(f"lengths has shape {tuple(found.shape)}, expected ({B},): one for each sequence")
-    if not torch.compiler.is_compiling():  # then whoever runs the graph sees to it
+    if not (torch.compiler.is_compiling() or watched((found,))):  # then whoever runs the graph sees to it
         check_steps(found, T)
     return found
 

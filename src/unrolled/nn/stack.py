@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
+from unrolled.nn.autocast import in_own_dtype
+from unrolled.nn.in_graph import PackedInGraph, check_mapped
 from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
@@ -24,6 +26,7 @@ from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
 from unrolled.rows import Rows
 from unrolled.scan import scan
+from unrolled.tracing import more_than_numbers
 
 
 class Options(TypedDict, total=False):
@@ -155,6 +158,7 @@ class RecurrentStack(nn.Module):
             for name, size in self.state_sizes.items()
         }
 
+    @in_own_dtype
     def run(
         self,
         x: Tensor | PackedSequence,
@@ -173,7 +177,8 @@ class RecurrentStack(nn.Module):
                 last axis are token numbers. Or a `PackedSequence` of either.
             state: by name, each (layers * directions, B, H), without B if x has no batch; None for the start.
             lengths: how many steps each sequence has, from 0 to T; what is beyond is not read, and outputs
-                there are 0. Final states are those after the last step of each.
+                there are 0. Final states are those after the last step of each. For torch.compile a tensor:
+                of a list it would take every number for a constant.
             resets: bools, (T, B) in the layout of x: before a marked step the state returns to its initial
                 value, and no gradient crosses. To a layer that runs backwards it does so after that step.
             masks: of `layer.masks()`, to go on with those of an earlier chunk of the same sequences;
@@ -190,11 +195,13 @@ class RecurrentStack(nn.Module):
             InputError: something does not fit; the message names it.
         """
         learned = tuple(self.initial) if self.initial is not None and resets is not None else ()
+        if torch.compiler.is_compiling():
+            self.regulariser.settle(learned)
         if isinstance(x, PackedSequence):
             if lengths is not None or resets is not None:
                 raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
             self._check_input(x.data, "N")
-            packed = Packed(x)
+            packed = (PackedInGraph if more_than_numbers(x.batch_sizes) else Packed)(x)
             given = self._given(state, packed.B, batched=True)
             drawing = self.regulariser.drawing(masks, self.training, packed.T, packed.B, packed)
             given = {name: packed.start(value) for name, value in given.items()} if given else None
@@ -218,8 +225,11 @@ class RecurrentStack(nn.Module):
         if resets is not None:
             resets = checked_resets(resets, (B, T) if self.batch_first else (T, B))
             resets = resets.t() if self.batch_first else resets
-        rows = None if lengths is None or not B else Rows.of_batch(T, checked_lengths(lengths, T, B))
-        if rows is not None and not torch.compiler.is_compiling() and rows.steps == T * B:
+        rows = None
+        if lengths is not None and B:
+            check_mapped(lengths)
+            rows = Rows.of_batch(T, checked_lengths(lengths, T, B))
+        if rows is not None and not more_than_numbers(x) and rows.steps == T * B:
             rows = None  # nothing is left out
         drawing = self.regulariser.drawing(masks, self.training, T, B, None, rows, resets, learned)
         y, end, values = self._layers(x, given, rows, drawing, return_states, return_gates)
@@ -303,10 +313,8 @@ class RecurrentStack(nn.Module):
                 outputs.append(values[output] if returning else values)
                 finals.append(final)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
-        end = {
-            name: torch.stack([f[name] for f in finals]) if finals[1:] else finals[0][name].unsqueeze(0)
-            for name in self.cell.states
-        }
+        # Copies, and of one layer too: programs detach states in place, which a view forbids.
+        end = {name: torch.stack([f[name] for f in finals]) for name in self.cell.states}
         return x, end, kept
 
     def _normal_batch(self, x: Tensor, rows: Rows | None, layer: int) -> Tensor:
@@ -326,8 +334,9 @@ class RecurrentStack(nn.Module):
         """
         return self.regulariser.masks(generator)
 
+    @in_own_dtype
     def run_step(
-        self, x_t: Tensor, state: Mapping[str, Tensor] | None = None, masks: Masks | None = None
+        self, x_t: Tensor, state: Mapping[str, Tensor] | None, masks: Masks | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of all layers: what a sequence of one step gives.
 

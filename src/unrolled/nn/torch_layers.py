@@ -6,6 +6,7 @@ They run the cells of the zoo on slices of torch's stacked matrices, so a `state
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
@@ -69,6 +70,13 @@ class _TorchLayer(RecurrentStack):
             dtype=dtype,
             **regularisers,
         )
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"dropout={dropout} is between layers, and this {type(self).__name__} has one: "
+                "nothing is dropped",
+                UserWarning,
+                stacklevel=3,
+            )
         self.hidden_size = hidden_size
         self.proj_size = proj_size
         self.bias = bias
@@ -192,7 +200,12 @@ class _TorchLayer(RecurrentStack):
         return super().dtype
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.bias else ", bias=False")
+        parts = [str(self.input_size), str(self.hidden_size)]
+        defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
+        for name, default in (defaults | {"bidirectional": False}).items():
+            if (value := getattr(self, name)) != default:
+                parts.append(f"{name}={value}")
+        return ", ".join(parts)
 
 
 class RNN(_TorchLayer):
