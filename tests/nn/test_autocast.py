@@ -112,3 +112,16 @@ def test_second_derivatives_are_those_without_autocast(make: Callable) -> None:
         (d,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(d.square().sum(), x)[0])
     assert torch.equal(*found)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@layers
+def test_a_graph_converts_as_the_layer_does(make: Callable) -> None:
+    layer, x = make(), torch.randn(T, B, D).bfloat16()
+    torch._dynamo.reset()
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for on in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            each = x if on else x.float()
+            found, expected = run(each, lengths=LENGTHS)[0], layer(each, lengths=LENGTHS)[0]
+        assert torch.equal(found, expected)

@@ -25,10 +25,10 @@ pytestmark = [
 D, H = 3, 4
 DOUBLE = {"dtype": torch.float64}
 LAYERS = {
-    "RNN": lambda **k: RNN(D, H, batch_first=True, **DOUBLE, **k),
+    "RNN": lambda **k: RNN(D, H, 2, batch_first=True, **DOUBLE, **k),
     "GRU": lambda **k: GRU(D, H, num_layers=2, **DOUBLE, **k),
     "LSTM": lambda **k: LSTM(D, H, num_layers=2, bidirectional=True, **DOUBLE, **k),
-    "normalised": lambda **k: LSTM(D, H, norm="layer", **DOUBLE, **k),
+    "normalised": lambda **k: LSTM(D, H, 2, norm="layer", **DOUBLE, **k),
     "any cell": lambda **k: Recurrent(cells.gru_cho, D, H, bidirectional=True, **DOUBLE, **k),
 }
 layers = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)

@@ -33,6 +33,8 @@ def in_own_dtype(
 
     @wraps(method)
     def run(layer: L, x: Any, state: Any, /, *args: P.args, **options: P.kwargs) -> R:
+        if not torch._C._is_any_autocast_enabled():  # to ask a tensor for its device costs more than this
+            return method(layer, x, state, *args, **options)
         data = x.data if isinstance(x, PackedSequence) else x
         device = data.device.type if isinstance(data, Tensor) else "cpu"
         if device == "meta" or not torch.is_autocast_enabled(device):
