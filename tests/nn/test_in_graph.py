@@ -235,17 +235,6 @@ def test_an_exported_layer_takes_lengths_of_any_batch(make: Callable, strict: bo
         again(example[0], torch.full((5,), 8))
 
 
-RESETS = torch.zeros(7, 3, dtype=torch.bool)
-RESETS[4, 0] = RESETS[0, 1] = True
-
-
-@pytest.mark.parametrize("resets", [None, RESETS], ids=["no resets", "resets"])
-@pytest.mark.parametrize("lengths", [[7, 2, 0], [0, 0, 0]], ids=str)
-def test_the_operators_keep_all_of_torchs_rules(lengths: list[int], resets: Tensor | None) -> None:
-    given = torch.tensor(lengths), resets, 7, 3
-    assert set(opcheck(torch.ops.unrolled.packing.default, given).values()) == {"SUCCESS"}
-
-
 def test_the_operator_of_packed_sequences_keeps_torchs_rules() -> None:
     sizes = torch.tensor([4, 3, 3, 1])
     assert set(opcheck(torch.ops.unrolled.packed.default, (sizes,)).values()) == {"SUCCESS"}

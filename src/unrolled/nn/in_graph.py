@@ -25,11 +25,16 @@ def check_mapped(lengths: object) -> None:
     Raises:
         InputError: torch.func.vmap maps them.
     """
-    if isinstance(lengths, Tensor) and torch._C._functorch.is_batchedtensor(lengths):
-        raise InputError(
-            "torch.func.vmap does not map lengths, for they say which steps there are: "
-            "give them without the mapped axis (in_dims=None), or more sequences in one batch"
-        )
+    if torch.compiler.is_compiling():  # which cannot ask this
+        return
+    functorch = torch._C._functorch
+    while isinstance(lengths, Tensor) and functorch.is_functorch_wrapped_tensor(lengths):
+        if functorch.is_batchedtensor(lengths):
+            raise InputError(
+                "torch.func.vmap does not map lengths, for they say which steps there are: "
+                "give them without the mapped axis (in_dims=None), or more sequences in one batch"
+            )
+        lengths = functorch.get_unwrapped(lengths)
 
 
 class PackedInGraph(Packed):
