@@ -365,7 +365,7 @@ def _compiler():
 
 
 @pytest.mark.usefixtures("_compiler")
-@layers
+@pytest.mark.parametrize("make", [LAYERS["lstm"], LAYERS["gru as published"]], ids=["lstm", "gru"])
 def test_one_graph_of_torch_compile_serves_all_chunks(make) -> None:
     layer, x = made(make)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
