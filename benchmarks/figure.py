@@ -31,6 +31,7 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (2.1, ((1, ("compile",)), (1, ("memory",)))),
     (1.6, ((1, ("char",)), (1, ("sgemm",)))),
     (3.0, ((1, ("lengths",)), (1, ("resets",)))),
+    (3.2, ((1, ("regularisers",)), (1, ("norms",)))),
     (2.0, ((1, ("start",)),)),
     (2.3, ((1, ("stream",)),)),
 )
@@ -47,6 +48,8 @@ BARS = {
     "jax",
     "lengths",
     "resets",
+    "regularisers",
+    "norms",
 }
 """Families that are drawn over the grid."""
 
