@@ -71,7 +71,7 @@ class Cell:
         """Compute now what is computed when it is first asked for, which torch.compile cannot trace."""
         for graph in (self.graph, self.square):
             _ = self._needed, graph.key, graph.parameters_tell, graph.uses_directly("")
-            _ = graph.draws, graph.resets
+            _ = graph.draws, graph.is_random, graph.resets
 
     @property
     def inputs(self) -> tuple[str, ...]:

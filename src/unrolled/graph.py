@@ -277,6 +277,11 @@ class Graph:
         return tuple(dict.fromkeys(n.name for n in self.nodes if n.kind in ("bernoulli", "rate")))
 
     @cached_property
+    def is_random(self) -> bool:
+        """Whether anything is drawn, and not only the probability of it enters."""
+        return any(node.kind == "bernoulli" for node in self.nodes)
+
+    @cached_property
     def resets(self) -> bool:
         """Whether the state may begin anew at any step."""
         return any(node.kind == "reset" for node in self.nodes)

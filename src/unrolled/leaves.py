@@ -51,7 +51,7 @@ def _shifted(z: Tensor, by: int) -> Tensor:
 
 
 def bernoulli(key: Tensor, threshold: Tensor, places: Tensor, units: int) -> Tensor:
-    """Leaves (N, units), true with the probability of a threshold.
+    """Draws (N, units), true with the probability of a threshold.
 
     Args:
         key: a whole number of 64 bits.

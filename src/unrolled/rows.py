@@ -69,17 +69,13 @@ class Rows:
             return
         with torch.inference_mode(False):
             self.lengths = lengths.detach().to("cpu", torch.long, copy=True)
-            counts = torch.bincount(self.lengths).flip(0).cumsum(0).flip(0)[1:]  # those longer than t
-            end = self.lengths.sum().view(1)
-            nothing = end.expand(rounded(len(counts)) - len(counts) + 1)
-            self.offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0), nothing))
+            self.offsets = _offsets(self.lengths, rounded(int(self.lengths[0])))
 
     @staticmethod
     def of_batch(T: int, lengths: Tensor) -> Rows:
         """The sequences of a padded batch of T steps, from their lengths in any order."""
         lengths, order = lengths.detach().to("cpu", torch.long).sort(descending=True, stable=True)
-        counts = (torch.arange(T + 1)[:, None] < lengths).sum(1)
-        return Rows(lengths, F.pad(counts.cumsum(0), (1, 0)), order)
+        return Rows(lengths, _offsets(lengths, T), order)
 
     @property
     def T(self) -> int:
@@ -182,6 +178,12 @@ class Rows:
         if reverse and have < self.B:
             ended.append(_rows(start, have, self.B))
         return kept[::-1] if reverse else kept, _joined([states, *reversed(ended)])
+
+
+def _offsets(lengths: Tensor, T: int) -> Tensor:
+    """Each step's first row, up to T, and once more what is at T: sums of how many sequences are longer."""
+    counts = (torch.arange(T + 1)[:, None] < lengths).sum(1)
+    return F.pad(counts.cumsum(0), (1, 0))
 
 
 def _rows(states: States, first: int, end: int) -> States:

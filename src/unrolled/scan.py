@@ -123,6 +123,9 @@ def scan(
     state = state or graph.start(x.shape[1] if rows is None else rows.B, parameters)
     wanted = names or (graph.output,)
     like = next(iter(state.values()))
+    if padded and rows is not None:
+        x, state = rows.pack(x), {key: rows.sort(value) for key, value in state.items()}
+        leaves = leaves and leaves.packed(rows.index)
     of_leaves = leaves.on(graph, graph.sizes_with(state, parameters), like) if leaves else {}
 
     def step(
@@ -134,12 +137,6 @@ def scan(
         return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
 
     if rows is not None:
-        if padded:
-            x, state = rows.pack(x), {key: rows.sort(value) for key, value in state.items()}
-            of_leaves = {
-                key: value[rows.index.to(value.device)] if value.ndim else value
-                for key, value in of_leaves.items()
-            }
         steps, state = rows.walk(
             state, reverse, lambda t, first, end, now: step(x[first:end], first, end, now)
         )
@@ -169,7 +166,7 @@ def _check_leaves(cell: Cell, graph: Graph, leaves: Leaves | None, x: Tensor, ro
         return
     packed = rows is not None and rows.order is None
     count = x.shape[0] if packed else x.shape[0] * x.shape[1]
-    drawn = count if any(node.kind == "bernoulli" for node in graph.nodes) else None
+    drawn = count if graph.is_random else None
     expected = {
         "chances": ((2, len(graph.draws)), torch.int64),
         "places": ((drawn,), torch.int64),

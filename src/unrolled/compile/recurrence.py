@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -105,44 +105,6 @@ class Prepared:
             return shape
         return (rows.steps, *shape[2 if rows.order is not None else 1 :])
 
-    def packed(self, given: Sequence[Tensor], rows: Rows | None) -> list[Tensor]:
-        """The tensors of `names`, packed and sorted where they are those of a padded batch."""
-        if rows is None or rows.order is None:
-            return list(given)
-        found = []
-        for name, value in zip(self.names, given, strict=True):
-            if name.startswith("start "):
-                value = rows.sort(value)
-            elif not name.startswith("parameter "):
-                value = rows.pack(value)
-            found.append(value)
-        return found
-
-    def unpacked(
-        self, names: Sequence[str], values: Sequence[Any], rows: Rows | None, plain: bool = True
-    ) -> list[Any]:
-        """Tensors that are like those of `names` or `results`, or None, as a padded batch has them."""
-        if rows is None or rows.order is None:
-            return list(values)
-        found = []
-        for name, value in zip(names, values, strict=True):
-            if value is not None and name.startswith(("start ", "end ")):
-                value = rows.unsort(value)
-            elif value is not None and not name.startswith("parameter "):
-                value = rows.unpack(value, plain)
-            found.append(value)
-        return found
-
-    def upstream(self, values: Sequence[Tensor | None], rows: Rows | None) -> list[Tensor | None]:
-        """The gradients of `results`, packed and sorted where they are those of a padded batch."""
-        if rows is None or rows.order is None:
-            return list(values)
-        pairs = zip(self.results, values, strict=True)
-        return [
-            None if d is None else rows.pack(d) if name.startswith("y ") else rows.sort(d)
-            for name, d in pairs
-        ]
-
     def complete(self, given: list[Tensor], others: int = 0) -> list[Tensor]:
         """These tensors, and zeros for biases that are missing; `others` of `names` are elsewhere."""
         if len(given) + others < len(self.names):
@@ -215,30 +177,61 @@ class Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, prepared: Prepared, rows: Rows | None, leaves: Leaves | None, save: bool, *given: Tensor
     ) -> Any:
-        packed = prepared.packed(given, rows)
-        *results, saved = prepared.forward(packed, save, rows, leaves)
+        inside = packed(prepared.names, given, rows)
+        *results, saved = prepared.forward(inside, save, rows, leaves)
         if save:
             ctx.prepared, ctx.rows, ctx.leaves = prepared, rows, leaves
-            ctx.given = len(given)
-            ctx.save_for_backward(*given, *packed, *results[: len(prepared.loop.handed_on)], saved)
+            ctx.counts = len(given), len(prepared.loop.handed_on)
+            batch = () if inside is given else given  # second derivatives begin from it
+            ctx.save_for_backward(*inside, *results[: ctx.counts[1]], *batch, saved)
             ctx.set_materialize_grads(False)
-        return tuple(prepared.unpacked(prepared.results, results, rows))
+        return tuple(unpacked(prepared.results, results, rows))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         *tensors, saved = ctx.saved_tensors
-        given, packed, outputs = (
-            tensors[: ctx.given],
-            tensors[ctx.given :][: ctx.given],
-            tensors[2 * ctx.given :],
-        )
+        count, ys = ctx.counts
+        inside, outputs, given = tensors[:count], tensors[count:][:ys], tensors[count + ys :]
+        names, results = ctx.prepared.names, ctx.prepared.results
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
-            return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.leaves))
-        needed = ctx.needs_input_grad[4:]
-        upstream = ctx.prepared.upstream(upstream, ctx.rows)
-        found = ctx.prepared.backward(packed, outputs, saved, upstream, needed, ctx.rows, ctx.leaves)
-        return (*[None] * 4, *ctx.prepared.unpacked(ctx.prepared.names, found, ctx.rows))
+            return (*[None] * 4, *again(ctx.prepared, given or inside, upstream, ctx.rows, ctx.leaves))
+        needed, arriving = ctx.needs_input_grad[4:], packed(results, upstream, ctx.rows)
+        found = ctx.prepared.backward(inside, outputs, saved, arriving, needed, ctx.rows, ctx.leaves)
+        return (*[None] * 4, *unpacked(names, found, ctx.rows))
+
+
+def packed(names: Sequence[str], values: Sequence[Any], rows: Rows | None) -> Sequence[Any]:
+    """Tensors like those of `Prepared.names` or `results`, or None: where they are those of a padded batch,
+    as packed rows and sorted states."""
+    if rows is None or rows.order is None:
+        return values
+    return _by_kind(names, values, rows.sort, rows.pack)
+
+
+def unpacked(
+    names: Sequence[str], values: Sequence[Any], rows: Rows | None, plain: bool = True
+) -> Sequence[Any]:
+    """Back from `packed`."""
+    if rows is None or rows.order is None:
+        return values
+    return _by_kind(names, values, rows.unsort, partial(rows.unpack, plain=plain))
+
+
+def _by_kind(
+    names: Sequence[str],
+    values: Sequence[Any],
+    of_states: Callable[[Tensor], Tensor],
+    of_rows: Callable[[Tensor], Tensor],
+) -> list[Any]:
+    found = []
+    for name, value in zip(names, values, strict=True):
+        kind = name.split()[0]
+        if value is None or kind == "parameter":
+            found.append(value)
+        else:
+            found.append(of_states(value) if kind in ("start", "end") else of_rows(value))
+    return found
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -258,7 +251,7 @@ def again(
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         # Views, since one may have been computed from another: their gradients are along this pass alone.
         given = [t.view_as(t) if t.requires_grad else t for t in given]
-        tensors = dict(zip(prepared.names, prepared.packed(given, rows), strict=True))
+        tensors = dict(zip(prepared.names, packed(prepared.names, given, rows), strict=True))
         parameters = {}
         for name, (k, begin) in prepared.sizes.parts.items():
             shape = [prepared.sizes.widths[s] for s in loop.graph.parameters[name].shape]
@@ -285,7 +278,7 @@ def again(
         steps, states = (rows or prepared.equal).walk(states, prepared.sizes.reverse, step)
         join = torch.stack if rows is None else torch.cat
         outputs = [join(values) for values in zip(*steps, strict=True)]
-        results = prepared.unpacked(prepared.results, [*outputs, *states.values()], rows, plain=False)
+        results = unpacked(prepared.results, [*outputs, *states.values()], rows, plain=False)
         pairs = [(o, d) for o, d in zip(results, upstream, strict=True) if d is not None]
         needing = [t for t in given if t.requires_grad]
         gradients = iter(

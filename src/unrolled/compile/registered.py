@@ -20,7 +20,16 @@ from torch.autograd import forward_ad
 from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
-from unrolled.compile.recurrence import Prepared, again, by_name, in_memory, inputs_of, prepared_for
+from unrolled.compile.recurrence import (
+    Prepared,
+    again,
+    by_name,
+    in_memory,
+    inputs_of,
+    packed,
+    prepared_for,
+    unpacked,
+)
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves
@@ -131,8 +140,8 @@ def _forward(
         return [*outputs[: -len(tensors[2])], *(state.clone() for state in tensors[2]), saved]
     needs = save and tensors[0].is_floating_point(), save
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-    *results, saved = prepared.forward(prepared.packed(given, rows), save, rows, leaves)
-    return [*prepared.unpacked(prepared.results, results, rows), saved]
+    *results, saved = prepared.forward(packed(prepared.names, given, rows), save, rows, leaves)
+    return [*unpacked(prepared.results, results, rows), saved]
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
@@ -144,10 +153,10 @@ def _results(graph: str, handed_on: str, layout: str, save: bool, *tensors: Any)
     """What the forward pass returns, without its numbers."""
     x, _, states, _, of_rows, _ = tensors
     loop = _loop(graph, handed_on, states[0].dtype)
-    packed = len(of_rows) == 2
-    leading, widths = x.shape[: 1 if packed else 2], _widths(loop.graph, layout, tensors)
+    is_packed = len(of_rows) == 2
+    leading, widths = x.shape[: 1 if is_packed else 2], _widths(loop.graph, layout, tensors)
     rows = math.prod(leading)
-    if packed:
+    if is_packed:
         rows = room(of_rows[1].shape[0] - 2, of_rows[0].shape[0], rows)
     saved = saved_elements(loop, widths, rows) if save else 0
     nodes, results = loop.step.nodes, loop.step.results
@@ -186,11 +195,10 @@ def _backward(
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    if rows is not None and rows.order is not None:
-        outputs = [rows.pack(y) for y in outputs]
-    upstream = prepared.upstream(upstream, rows)
-    found = prepared.backward(prepared.packed(given, rows), outputs, saved, upstream, needed, rows, leaves)
-    return [d for d in prepared.unpacked(prepared.names, found, rows) if d is not None]
+    names, results = prepared.names, prepared.results
+    outputs, upstream = packed(results[: len(outputs)], outputs, rows), packed(results, upstream, rows)
+    found = prepared.backward(packed(names, given, rows), outputs, saved, upstream, needed, rows, leaves)
+    return [d for d in unpacked(names, found, rows) if d is not None]
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -61,13 +61,31 @@ class Masks:
     Attributes:
         keys: (layers · directions, draws) whole numbers of 64 bits.
         step: how many steps came before, a tensor of no axes.
-        sequences: (B,), the place where each sequence began. Both are None before the first chunk.
+        sequences: (B,), the place where each sequence began; None before the first chunk.
     """
 
     def __init__(self, keys: Tensor) -> None:
         self.keys = keys.cpu()
-        self.step: Tensor | None = None
+        self.step = torch.zeros((), dtype=torch.long)
         self.sequences: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """What a pass goes over.
+
+    T, B: its size.
+    packing: torch's packed sequences, if x is such.
+    rows: the sequences of a padded batch, where not all have T steps.
+    resets: (T, B), the steps before which sequences begin anew.
+    learned: the states whose initial values are parameters, if there are resets.
+    """
+
+    T: int
+    B: int
+    packing: Packed | None = None
+    rows: Rows | None = None
+    resets: Tensor | None = None
+    learned: tuple[str, ...] = ()
 
 
 class Regulariser:
@@ -139,22 +157,11 @@ class Regulariser:
         layers, and one for recurrent weights."""
         return len(self.training.graph.draws) + 2
 
-    def drawing(
-        self,
-        masks: Masks | None,
-        training: bool,
-        T: int,
-        B: int,
-        packing: Packed | None = None,
-        rows: Rows | None = None,
-        resets: Tensor | None = None,
-        learned: tuple[str, ...] = (),
-    ) -> Drawing | None:
+    def drawing(self, masks: Masks | None, training: bool, batch: Batch) -> Drawing | None:
         """What the steps of a pass over a batch read besides x; None if that is nothing but what torch draws.
 
         Args:
             masks: those to go on with, if there are.
-            T, B, packing, rows, resets, learned: see `Drawing`.
 
         Raises:
             InputError: the masks are none, or those of another layer.
@@ -167,9 +174,9 @@ class Regulariser:
             masks = None
         elif masks is None and self.draws:
             masks = self.masks()
-        if masks is None and resets is None and (training or not self.evaluation.graph.draws):
+        if masks is None and batch.resets is None and (training or not self.evaluation.graph.draws):
             return None
-        return Drawing(self, masks, T, B, packing, rows, resets, learned)
+        return Drawing(self, masks, batch)
 
     def resetting(self, training: bool, learned: tuple[str, ...]) -> Cell:
         """The cell whose state may begin anew."""
@@ -205,37 +212,20 @@ class Drawing:
 
     Args:
         masks: what it begins with; None where nothing is drawn.
-        T, B: the size of the batch.
-        packing: torch's packed sequences, if x is such.
-        rows: the sequences of a padded batch, where not all have T steps.
-        resets: (T, B), the steps before which sequences begin anew.
-        learned: the states whose initial values are parameters.
 
     Raises:
         InputError: the masks are those of another batch.
     """
 
-    def __init__(
-        self,
-        regulariser: Regulariser,
-        masks: Masks | None,
-        T: int,
-        B: int,
-        packing: Packed | None = None,
-        rows: Rows | None = None,
-        resets: Tensor | None = None,
-        learned: tuple[str, ...] = (),
-    ) -> None:
-        self.regulariser = regulariser
-        self.masks = masks
-        self.T, self.B, self.packing, self.rows = T, B, packing, rows
-        self.resets = None if resets is None else resets.cpu()
-        self.learned = learned
+    def __init__(self, regulariser: Regulariser, masks: Masks | None, batch: Batch) -> None:
+        self.regulariser, self.masks, self.batch = regulariser, masks, batch
+        self.resets = None if batch.resets is None else batch.resets.cpu()
         if masks is None:
             return
+        T, B = batch.T, batch.B
         places = torch.arange(T * B)
         known = places[:B]
-        if masks.step is not None and masks.sequences is not None:
+        if masks.sequences is not None:
             known = masks.sequences
             if len(known) != B:
                 raise InputError(
@@ -250,27 +240,28 @@ class Drawing:
 
     def _real(self, resets: Tensor) -> Tensor:
         """Those of steps that sequences have."""
-        if self.rows is None:
-            return resets
-        return resets & (torch.arange(self.T)[:, None] < self.rows.unsort(self.rows.lengths))
+        rows = self.batch.rows
+        return resets if rows is None else resets & (self._steps < rows.unsort(rows.lengths))
+
+    @property
+    def _steps(self) -> Tensor:
+        return torch.arange(self.batch.T)[:, None]
 
     def _packed(self, of_batch: Tensor) -> Tensor:
         """The rows of something for all steps, as x is packed."""
         rows = of_batch.flatten().contiguous()
-        return rows if self.packing is None else rows[self.packing.index]
+        return rows if self.batch.packing is None else rows[self.batch.packing.index]
 
-    def _resets(self, reverse: bool) -> Tensor:
-        """Who reads from the end begins anew after a marked step."""
-        assert self.resets is not None
+    def _resets(self, resets: Tensor, reverse: bool) -> Tensor:
+        """The marks in the order of the rows; who reads from the end begins anew after a marked step."""
         if not reverse:
-            return self._packed(self.resets)
-        before_last = torch.arange(self.T)[:, None] < self.T - 1
-        return self._packed(self._real(self.resets).roll(-1, 0) & before_last)
+            return self._packed(resets)
+        return self._packed(self._real(resets).roll(-1, 0) & (self._steps < self.batch.T - 1))
 
     def cell(self, training: bool) -> Cell:
         """The cell that runs."""
         cell = self.regulariser.training if training else self.regulariser.evaluation
-        return cell if self.resets is None else self.regulariser.resetting(training, self.learned)
+        return cell if self.resets is None else self.regulariser.resetting(training, self.batch.learned)
 
     def leaves(self, cell: Cell, place: int, reverse: bool = False) -> Leaves | None:
         """What a cell reads for one layer and direction."""
@@ -285,7 +276,7 @@ class Drawing:
             torch.stack((keys, thresholds)),
             self.places if drawn else none,
             self.origins if drawn else none,
-            none.bool() if self.resets is None else self._resets(reverse),
+            none.bool() if self.resets is None else self._resets(self.resets, reverse),
         )
 
     def dropout(self, x: Tensor, rate: float, place: int) -> Tensor:
@@ -294,7 +285,7 @@ class Drawing:
         key, width = self.masks.keys[place, -2], x.shape[-1]
         if not self.regulariser.variational:
             return x * _kept(key, rate, self.places, width, x).view(x.shape)
-        if self.packing is None and self.resets is None:
+        if self.batch.packing is None and self.resets is None:
             return x * _kept(key, rate, self._last, width, x)
         return x * _kept(key, rate, self.origins, width, x).view(x.shape)
 
@@ -318,9 +309,7 @@ class Drawing:
     def finish(self) -> None:
         """The next chunk goes on from here."""
         if self.masks is not None:
-            self.masks.step = (
-                torch.zeros(()).long() if self.masks.step is None else self.masks.step
-            ) + self.T
+            self.masks.step = self.masks.step + self.batch.T
             self.masks.sequences = self._last
 
 

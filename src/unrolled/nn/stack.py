@@ -19,7 +19,7 @@ from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
 from unrolled.nn.autocast import in_own_dtype
 from unrolled.nn.in_graph import PackedInGraph, check_mapped
-from unrolled.nn.masks import Drawing, Masks, Regulariser, Regularisers, check_probability
+from unrolled.nn.masks import Batch, Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed, checked_lengths, checked_resets
 from unrolled.nn.streamer import Streamer
 from unrolled.parameters import Stacked
@@ -203,7 +203,8 @@ class RecurrentStack(nn.Module):
             self._check_input(x.data, "N")
             packed = (PackedInGraph if more_than_numbers(x.batch_sizes) else Packed)(x)
             given = self._given(state, packed.B, batched=True)
-            drawing = self.regulariser.drawing(masks, self.training, packed.T, packed.B, packed)
+            batch = Batch(packed.T, packed.B, packed)
+            drawing = self.regulariser.drawing(masks, self.training, batch)
             given = {name: packed.start(value) for name, value in given.items()} if given else None
             y, end, values = self._layers(x.data, given, packed.rows, drawing, return_states, return_gates)
             end = {name: packed.end(value) for name, value in end.items()}
@@ -231,7 +232,8 @@ class RecurrentStack(nn.Module):
             rows = Rows.of_batch(T, checked_lengths(lengths, T, B))
         if rows is not None and not more_than_numbers(x) and rows.steps == T * B:
             rows = None  # nothing is left out
-        drawing = self.regulariser.drawing(masks, self.training, T, B, None, rows, resets, learned)
+        batch = Batch(T, B, rows=rows, resets=resets, learned=learned)
+        drawing = self.regulariser.drawing(masks, self.training, batch)
         y, end, values = self._layers(x, given, rows, drawing, return_states, return_gates)
         if masks is not None and drawing is not None:
             drawing.finish()
@@ -296,7 +298,7 @@ class RecurrentStack(nn.Module):
                 parameters = self.parameters_of(self.suffixes[place])
                 if drawing is not None:
                     parameters = drawing.weights(parameters, place)
-                    parameters = self._with_initial(parameters, drawing.learned, place)
+                    parameters = self._with_initial(parameters, drawing.batch.learned, place)
                 values, final = scan(
                     cell,
                     x,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unrolled.compile.stream import Stream
 from unrolled.errors import BackendError, InputError
-from unrolled.nn.masks import Drawing
+from unrolled.nn.masks import Batch, Drawing
 from unrolled.scan import cannot_run_directly
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Streamer:
         self._streams: list[Stream] = []
         regulariser, x = self.layer.regulariser, self._x
         cell = regulariser.evaluation
-        drawing = Drawing(regulariser, None, 1, self.batch) if cell.graph.draws else None
+        drawing = Drawing(regulariser, None, Batch(1, self.batch)) if cell.graph.draws else None
         with torch.inference_mode(False), torch.no_grad():
             for place, suffix in enumerate(self.layer.suffixes):
                 parameters = {
