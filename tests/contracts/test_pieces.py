@@ -10,6 +10,7 @@ from cases import (
     Case,
     Setting,
     assert_same,
+    attending,
     by_sign,
     carried,
     chained,
@@ -20,12 +21,14 @@ from cases import (
     flat,
     gradients,
     keyed,
+    log_sum,
     many_gates,
     namesakes,
     predictive,
     row_numbers,
     siamese,
     slstm,
+    spherical,
     stepped,
     tower,
     two_products,
@@ -43,6 +46,7 @@ CUT = (
 
 SHARED = (
     *(cells.gru_cho, cells.mut1, cells.lstm, cells.lstm.with_options(projection=True), cells.mgu),
+    *(cells.layer_norm_rnn, cells.layer_norm_lstm, row_numbers, attending, spherical, log_sum),
     *(
         chained,
         exchanged,

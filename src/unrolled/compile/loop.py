@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from unrolled.compile.cache import key_of, load, store
+from unrolled.compile.context import Address, Kernel
 from unrolled.compile.derive import Adjoint, derive
 from unrolled.compile.engine import LOCK, Program
-from unrolled.compile.kernel import Address, Kernel, print_kernel
+from unrolled.compile.kernel import print_kernel
 from unrolled.compile.machine import machine
 from unrolled.compile.schedule import LEAVES, Stage, is_mask, is_row, reduces, schedule
 from unrolled.compile.step import Builder, Expression, Node, Step, lower
@@ -114,11 +115,6 @@ class Loop:
     def vectors(self, size: int) -> int:
         """How many vectors hold a width."""
         return -(-size // self.lanes)
-
-    @cached_property
-    def reduces(self) -> bool:
-        """Whether a value depends on all units of a row; workers then share rows only."""
-        return any(reduces(node.kind) for node in self.step.nodes)
 
     def padded(self, size: int) -> int:
         """A width in whole vectors."""
@@ -236,19 +232,16 @@ class Loop:
             code, facts = found
             kernel = Kernel(facts["words"], {name: Address(*a) for name, a in facts["addresses"].items()})
             return Compiled(kernel, Program(code), stages, step)
-        names: dict[int, str] = {}
-        more: list[tuple[str, int]] = []
+        stored = {k for s in stages for k in (*s.wanted, *s.reductions) if step.nodes[k].kind != "read"}
+        names = {k: f"row {k}" for k in stored if is_row(step, k)}
+        more = [(f"{own} {k}", k) for k in saved if k in names]
         for place, k in written.items():
             if k in names or step.nodes[k].kind == "read":
                 more.append((place, k))
             else:
                 names[k] = place
-        for stage in stages:
-            for k in stage.wanted:
-                if step.nodes[k].kind != "read":
-                    names.setdefault(k, f"{own} {k}")
-            for k in stage.reductions:
-                names.setdefault(k, f"{own} {k}")
+        for k in stored:
+            names.setdefault(k, f"{own} {k}")
         text, kernel = print_kernel(
             step, stages, names, more, addresses, sums, self.graph.draws, self.scalar, self.lanes
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unrolled.compile.kernel import Address
+from unrolled.compile.context import Address
 from unrolled.compile.loop import Loop
 from unrolled.compile.plan import At, Plan, Sizes, in_lines
 from unrolled.graph import PER_ROW

@@ -91,7 +91,7 @@ class Plan:
         T, B = sizes.T, sizes.B
         products = sum(math.prod(map(self.width, p.shape)) for p in loop.graph.parameters.values())
         self.workers = 1 if sizes.rows * products < SMALL else sizes.threads
-        by_units = self.workers > 1 and FEW * self.workers > B and not loop.reduces
+        by_units = self.workers > 1 and FEW * self.workers > B
         if not by_units:
             self.workers = min(self.workers, B)
         self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else -(-CHUNK // B) * B)
@@ -161,10 +161,17 @@ class Plan:
             self.word(f"{name} start", At(tensor))
             self.word(f"{name} start row", row)
 
-    def turns(self, name: str, row: int, *others: str) -> At:
-        """Two rows in turn, in the workspace, for a place and others that share it."""
+    def turns(self, name: str, row: int, *others: str, own: bool = False) -> At:
+        """Two rows in turn, in the workspace, for a place and others that share it.
+
+        Args:
+            own: whether each worker has its own, if workers share the units.
+        """
         rows = self.sizes.B * row
-        at = self.take("work", 2 * rows)
+        apart = in_lines(2 * rows) if self._words[HEADER["by units"]] else 0
+        if own:
+            self.word(f"{name} worker", apart)
+        at = self.take("work", max(2 * rows, apart * self.workers * own))
         for each in (name, *others):
             self.place(each, at, row, rows)
         return at
@@ -177,7 +184,7 @@ class Plan:
                 assert where.time == "now", name
                 what, number = name.split()
                 row = self.loop.lanes if what == "partial" else self.row(step.nodes[int(number)].width)
-                self.turns(name, row)
+                self.turns(name, row, own=where.own)
 
     def job(self, when: str, name: str, **words: int | At) -> None:
         """Add a job to a list; the words are those of `jobs.JOBS`, with _ for blanks."""
