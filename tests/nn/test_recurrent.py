@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cases import assert_same, delays, direct, flat, gradients, one_line, projected, random, slstm
-from unrolled import InputError, Recurrent, cell, scan
+from unrolled import CellError, InputError, Recurrent, cell, scan
 from unrolled.cells import find, gru, lstm, mut1, rnn
 
 ROUNDING = 1e-12
@@ -219,6 +219,17 @@ def test_a_layer_prints_its_cell_and_arguments():
     text = repr(Recurrent(find("lstm(coupled=true)"), 3, 4, 2, dropout=0.5, batch_first=True))
     assert "lstm(coupled=true), 3, 4, num_layers=2, dropout=0.5, batch_first=True" in text
     assert "projected, 3, {'h': 2, 'c': 5}" in repr(Recurrent(projected, 3, {"h": 2, "c": 5}))
+    text = repr(Recurrent(lstm, 3, 4, norm="rms", zoneout={"c": 0.5}, recurrent_dropout=0.25))
+    assert "norm='rms', zoneout={'c': 0.5}, recurrent_dropout=0.25" in text
+    assert "zoneout=0.5, weight_dropout=0.1" in repr(Recurrent(lstm, 3, 4, zoneout=0.5, weight_dropout=0.1))
+
+
+def test_a_cell_of_the_zoo_may_be_named():
+    assert Recurrent("lstm(coupled=true)", 3, 4).cell.graph == find("lstm(coupled=true)").graph
+    with pytest.raises(CellError, match="did you mean 'gru'"):
+        Recurrent("gruu", 3, 4)
+    with pytest.raises(InputError, match="cell is a float, expected a cell or its name in the zoo"):
+        Recurrent(0.5, 3, 4)
 
 
 # what is refused
@@ -293,6 +304,9 @@ WRONG_INPUTS = {
     "a tensor for a state": (x, h, ["state", "Tensor", "h"]),
     "a tuple for a state": (x, (h, h), ["state", "tuple", "h"]),
     "a number in a state": (x, {"h": 0.0}, ["'h'", "float", "tensor"]),
+    "another device": (x.to("meta"), None, ["x is on meta", "the layer is on cpu", "x.to('cpu')"]),
+    "tokens on another device": (x[..., 0].long().to("meta"), None, ["x is on meta", "the layer is on cpu"]),
+    "state on another device": (x, {"h": h.to("meta")}, ["'h' is on meta", "the layer is on cpu"]),
 }  # fmt: skip
 
 

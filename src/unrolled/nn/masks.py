@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -139,6 +139,19 @@ class Regulariser:
         resetting = (self.resetting(training, learned) for training in (True, False))
         for cell in (self.training, self.evaluation, *resetting):
             cell.settle()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What this was made from, as its rates are now."""
+        zones = {s: rate for s in self.training.states if (rate := self.rates.get(f"zoneout_{s}"))}
+        everywhere = len(zones) == len(self.training.states) and len({*zones.values()}) == 1
+        dropped = {rate for name, rate in self.rates.items() if name.startswith("dropout_")}
+        return {
+            "zoneout": next(iter(zones.values())) if everywhere else zones,
+            "recurrent_dropout": max(dropped, default=0.0),
+            "weight_dropout": self.rates.get("weights", 0.0),
+            "variational": self.variational,
+        }
 
     @property
     def draws(self) -> bool:

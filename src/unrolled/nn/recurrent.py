@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
+from unrolled.cells import find
 from unrolled.errors import InputError
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
 from unrolled.nn.masks import Masks, Regularisers
@@ -24,7 +25,7 @@ class Recurrent(RecurrentStack):
     by layer, gate and argument: `l0.f.x`, `l0.f.h`, `l0.f.bias`, `l1_reverse.p_i`.
 
     Args:
-        cell: a cell, from `unrolled.cells` or of one's own.
+        cell: a cell, from `unrolled.cells` or of one's own; or a name of the zoo, as in "lstm(coupled=true)".
         input_size: D, the width of the input; for token inputs the size of the vocabulary.
         hidden_size: H, the width of the states; a mapping by state name where they differ, as in
             {"h": 64, "c": 256} for an LSTM with a projection.
@@ -50,11 +51,12 @@ class Recurrent(RecurrentStack):
 
     Raises:
         InputError: an argument or an input does not fit.
+        CellError: no cell has this name.
     """
 
     def __init__(
         self,
-        cell: Cell,
+        cell: Cell | str,
         input_size: int,
         hidden_size: int | Mapping[str, int],
         num_layers: int = 1,
@@ -72,6 +74,9 @@ class Recurrent(RecurrentStack):
         dtype: torch.dtype | None = None,
         **regularisers: Unpack[Regularisers],
     ) -> None:
+        cell = find(cell) if isinstance(cell, str) else cell
+        if not isinstance(cell, Cell):
+            raise InputError(f"cell is a {type(cell).__name__}, expected a cell or its name in the zoo")
         widths = _state_sizes(cell, hidden_size)
         super().__init__(
             cell,
@@ -128,10 +133,10 @@ class Recurrent(RecurrentStack):
         return {name: getattr(module, last) for name, module, last in self._places[suffix]}
 
     @property
-    def dtype(self) -> torch.dtype:
+    def _like(self) -> Tensor:
         _, module, name = self._places["l0"][0]
-        dtype: torch.dtype = getattr(module, name).dtype
-        return dtype
+        found: Tensor = getattr(module, name)
+        return found
 
     def reset_parameters(self) -> None:
         """Draw the initial values anew."""

@@ -18,9 +18,17 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cell import Cell
 from unrolled.errors import BackendError, InputError
 from unrolled.nn.autocast import in_own_dtype
+from unrolled.nn.checks import (
+    check_flags,
+    check_input,
+    check_sizes,
+    checked_lengths,
+    checked_resets,
+    checked_state,
+)
 from unrolled.nn.in_graph import PackedInGraph, check_mapped
 from unrolled.nn.masks import Batch, Drawing, Masks, Regulariser, Regularisers, check_probability
-from unrolled.nn.packing import Packed, checked_lengths, checked_resets
+from unrolled.nn.packing import Packed
 from unrolled.nn.streamer import Streamer
 from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
@@ -73,14 +81,10 @@ class RecurrentStack(nn.Module):
                 f"a layer feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}"
             )
         hidden = {f"hidden_size of {name}": size for name, size in state_sizes.items()}
-        for what, size in {"input_size": input_size, "num_layers": num_layers, **hidden}.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InputError(f"{what} must be a whole number of at least 1, got {size!r}")
-        flags = {"batch_first": batch_first, "bidirectional": bidirectional, "batch_norm": batch_norm}
-        for what, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise InputError(f"{what} must be True or False, got {flag!r}")
+        check_sizes(input_size=input_size, num_layers=num_layers, **hidden)
+        check_flags(batch_first=batch_first, bidirectional=bidirectional, batch_norm=batch_norm)
         check_probability("dropout", dropout)
+        self.norm = norm
         self.cell = cell = cell if norm is None else normalise(cell, norm)
         self.regulariser = Regulariser(cell, num_layers * (1 + bidirectional), **regularisers)
         self._longer: dict[tuple[str, ...], dict[str, tuple[int, int, int]]] = {}
@@ -143,13 +147,18 @@ class RecurrentStack(nn.Module):
         return state  # type: ignore[no-any-return]
 
     @property
+    def _like(self) -> Tensor:
+        """One of the parameters, which all have one dtype and device."""
+        return next(self.parameters())
+
+    @property
     def dtype(self) -> torch.dtype:
         """What the parameters are."""
-        return next(self.parameters()).dtype
+        return self._like.dtype
 
     def initial_state(self, batch: int, like: Tensor | None = None) -> dict[str, Tensor]:
         """The state before the first step, by name, each (layers * directions, B, H)."""
-        like = like if like is not None else next(self.parameters())
+        like = like if like is not None else self._like
         learned: Mapping[str, Tensor] = dict(self.initial.items()) if self.initial is not None else {}
         return {
             name: learned[name].unsqueeze(1).expand(-1, batch, -1)
@@ -200,7 +209,7 @@ class RecurrentStack(nn.Module):
         if isinstance(x, PackedSequence):
             if lengths is not None or resets is not None:
                 raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
-            self._check_input(x.data, "N")
+            check_input(x.data, "N", self.input_size, self._like)
             packed = (PackedInGraph if more_than_numbers(x.batch_sizes) else Packed)(x)
             given = self._given(state, packed.B, batched=True)
             batch = Batch(packed.T, packed.B, packed)
@@ -214,7 +223,7 @@ class RecurrentStack(nn.Module):
             return packed.unpack(y), end, each
         if not isinstance(x, Tensor):
             raise InputError(f"x is a {type(x).__name__}, expected a tensor")
-        batched = self._check_input(x, "B, T" if self.batch_first else "T, B")
+        batched = check_input(x, "B, T" if self.batch_first else "T, B", self.input_size, self._like)
         if not batched:
             x = x.unsqueeze(1)
         elif self.batch_first:
@@ -388,54 +397,20 @@ class RecurrentStack(nn.Module):
         Raises:
             InputError: it does not fit the layer.
         """
-        return self._check_state(state, batch, batched=True)
+        places = len(self.suffixes)
+        shapes = {name: (places, batch, size) for name, size in self.state_sizes.items()}
+        return checked_state(state, shapes, self._like)
 
     def _given(
         self, state: Mapping[str, Tensor] | None, batch: int, batched: bool
     ) -> dict[str, Tensor] | None:
         """The initial states that layers are given; None where each begins with its own."""
+        if state is not None and batched:
+            return self.checked_state(state, batch)
         if state is not None:
-            return self._check_state(state, batch, batched)
+            shapes = {name: (len(self.suffixes), size) for name, size in self.state_sizes.items()}
+            return {name: v.unsqueeze(1) for name, v in checked_state(state, shapes, self._like).items()}
         return None if self._parameters_tell and self.initial is None else self.initial_state(batch)
-
-    def _check_input(self, x: Tensor, rows: str) -> bool:
-        """Whether x has a batch; `rows` are its axes but for the last, in words."""
-        tokens = not x.is_floating_point()
-        axes = x.ndim + tokens
-        layout = rows if tokens else f"{rows}, {self.input_size}"
-        if x.dtype == torch.bool or x.is_complex():
-            raise InputError(f"x is {x.dtype}, expected floats, or integers as token numbers")
-        if axes not in ((2, 3) if "," in rows else (2,)):
-            raise InputError(f"x has shape {tuple(x.shape)}, expected ({layout})")
-        if not tokens and x.shape[-1] != self.input_size:
-            raise InputError(f"x has {x.shape[-1]} features in its last axis, expected {self.input_size}")
-        if x.numel() == 0 and x.shape[1 if axes == 3 and self.batch_first else 0] == 0:
-            raise InputError(f"x has shape {tuple(x.shape)}: a sequence needs at least one step")
-        if not tokens and x.dtype != (dtype := self.dtype):
-            raise InputError(f"x is {x.dtype}, but the layer is {dtype}; use x.to({dtype})")
-        return axes == 3
-
-    def _check_state(self, state: Mapping[str, Tensor], batch: int, batched: bool) -> dict[str, Tensor]:
-        if not isinstance(state, Mapping):
-            names = ", ".join(self.state_sizes)
-            raise InputError(
-                f"the state is a {type(state).__name__}, expected a mapping from {names} to tensors"
-            )
-        if state.keys() != self.state_sizes.keys():
-            raise InputError(f"the state has {', '.join(state)}, expected {', '.join(self.state_sizes)}")
-        checked = {}
-        for name, size in self.state_sizes.items():
-            shape = (len(self.suffixes), *((batch,) if batched else ()), size)
-            if not isinstance(state[name], Tensor):
-                raise InputError(
-                    f"state {name!r} is a {type(state[name]).__name__}, expected a tensor {shape}"
-                )
-            if state[name].dtype != (dtype := self.dtype):
-                raise InputError(f"state {name!r} is {state[name].dtype}, but the layer is {dtype}")
-            if tuple(state[name].shape) != shape:
-                raise InputError(f"state {name!r} has shape {tuple(state[name].shape)}, expected {shape}")
-            checked[name] = state[name] if batched else state[name].unsqueeze(1)
-        return checked
 
     def extra_repr(self) -> str:
         sizes = set(self.state_sizes.values())
@@ -444,4 +419,10 @@ class RecurrentStack(nn.Module):
         parts += [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
         parts += [f"dropout={self.dropout}"] * bool(self.dropout)
         parts += [f"{name}=True" for name in ("batch_first", "bidirectional") if getattr(self, name)]
-        return ", ".join(parts)
+        return ", ".join((*parts, *self._beyond_torch))
+
+    @property
+    def _beyond_torch(self) -> list[str]:
+        """The arguments that torch's layers do not have, as text."""
+        given = {"norm": self.norm, "learn_initial": self.initial is not None} | self.regulariser.arguments
+        return [f"{name}={value!r}" for name, value in given.items() if value]

@@ -193,11 +193,11 @@ class _TorchLayer(RecurrentStack):
         }
 
     @property
-    def dtype(self) -> torch.dtype:
+    def _like(self) -> Tensor:
         for tensor in self._parameters.values():  # at hand, unless all are parametrised
             assert tensor is not None
-            return tensor.dtype
-        return super().dtype
+            return tensor
+        return super()._like
 
     def extra_repr(self) -> str:
         parts = [str(self.input_size), str(self.hidden_size)]
@@ -205,7 +205,7 @@ class _TorchLayer(RecurrentStack):
         for name, default in (defaults | {"bidirectional": False}).items():
             if (value := getattr(self, name)) != default:
                 parts.append(f"{name}={value}")
-        return ", ".join(parts)
+        return ", ".join((*parts, *self._beyond_torch))
 
 
 class RNN(_TorchLayer):
