@@ -86,10 +86,23 @@ class Rows:
     def B(self) -> int:
         return self.lengths.shape[0]
 
-    @property
+    def check(self, x: Tensor) -> None:
+        """
+        Raises:
+            InputError: x has not these sequences.
+        """
+        if self.order is None and x.shape[0] != self.steps:
+            raise InputError(f"x has {x.shape[0]} rows, but its sequences have {self.steps} steps together")
+        if self.order is not None and x.shape[:2] != (self.T, self.B):
+            raise InputError(
+                f"x has shape {tuple(x.shape)}, but its sequences are padded to ({self.T}, {self.B})"
+            )
+
+    @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """What kernels read of it, by name."""
-        return {"offsets": self.offsets, "lengths": self.lengths}
+        order = torch.arange(self.B) if self.order is None else self.order
+        return {"offsets": self.offsets, "lengths": self.lengths, "order": order}
 
     @cached_property
     def places(self) -> list[int]:
@@ -128,11 +141,20 @@ class Rows:
         """The packed rows (N, ...) of a padded batch (T, B, ...)."""
         return batch.flatten(0, 1).index_select(0, self.index.to(batch.device))
 
-    def unpack(self, rows: Tensor, plain: bool = False) -> Tensor:
-        """The padded batch of packed rows, and 0 where there is none; `plain` if nobody differentiates it."""
+    def unpack(self, rows: Tensor) -> Tensor:
+        """The padded batch of packed rows, and 0 where there is none."""
         whole = rows.new_zeros(self.T * self.B, *rows.shape[1:])
-        copy = whole.index_copy_ if plain else whole.index_copy
-        return copy(0, self.index.to(rows.device), rows).view(self.T, self.B, *rows.shape[1:])
+        return whole.index_copy(0, self.index.to(rows.device), rows).view(self.T, self.B, *rows.shape[1:])
+
+    @property
+    def there(self) -> Tensor:
+        """Where a padded batch has steps: bools (T, B)."""
+        return torch.arange(self.T)[:, None] < self.unsort(self.lengths)
+
+    def blank(self, batch: Tensor) -> Tensor:
+        """A padded batch (T, B, ...), and 0 where there is no step."""
+        there = self.there.to(batch.device)
+        return batch.masked_fill(~(there if batch.ndim == 2 else there[..., None]), 0)
 
     def sort(self, states: Tensor) -> Tensor:
         """States in the order of a padded batch (B, W) in that of the rows."""

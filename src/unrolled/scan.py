@@ -84,8 +84,8 @@ def scan(
         )
     _check_leaves(cell, graph, leaves, x, rows)
     padded = rows is not None and rows.order is not None
-    if rows is not None and not padded and x.shape[0] != rows.steps:
-        raise InputError(f"x has {x.shape[0]} rows, but its sequences have {rows.steps} steps together")
+    if rows is not None:
+        rows.check(x)
     if not x.is_floating_point() and graph.uses_directly(name):
         # An equation that adds x itself to something needs the one-hot vector after all.
         words = graph.sizes(parameters).get(graph.widths[name])

@@ -3,6 +3,7 @@
 import gc
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,13 @@ from cases import (
     two_outputs,
     two_products,
 )
+from cases import direct as direct_cell
 from conftest import Pieces
 from unrolled import LSTM, Recurrent, cells
 from unrolled.cell import EquationCell
 from unrolled.compile import direct, memory, recurrence
 from unrolled.nn.direct import DirectStack
+from unrolled.rows import Rows
 from unrolled.train.flat import flatten
 
 TRIED = (
@@ -57,7 +60,7 @@ class Guarded:
     def _between(self, size: tuple[int, ...], dtype: torch.dtype, fill: float) -> Tensor:
         count = int(np.prod(size, dtype=int))
         guard = self.GUARD
-        whole = np.full(count + 2 * guard + 8, self.SENTINEL, "f4" if dtype == torch.float32 else "f8")
+        whole = np.full(count + 2 * guard + 16, self.SENTINEL, "f4" if dtype == torch.float32 else "f8")
         begin = -whole.ctypes.data % 64 // whole.itemsize  # a cache line's beginning
         whole = whole[begin : begin + count + 2 * guard]
         whole[guard : guard + count] = fill
@@ -100,7 +103,7 @@ def between_nan(tensor: Tensor) -> Tensor:
     return around[32:-32].view(tensor.shape).requires_grad_()
 
 
-def computed(case: Case, x: Tensor | None = None, **options: bool) -> dict[str, Tensor]:
+def computed(case: Case, x: Tensor | None = None, **options: Any) -> dict[str, Tensor]:
     results = flat(*case.scan(x, backend="cpu", **options))
     leaves = {name: leaf for name, leaf in case.leaves.items() if x is None or name != "x"}
     return {name: value.detach() for name, value in results.items()} | gradients(results, leaves)
@@ -129,6 +132,29 @@ def test_no_number_from_elsewhere_is_read_and_none_is_written(
         with torch.no_grad():
             y, _ = there.scan(x, backend="cpu")
         assert_same({"outputs": y}, {"outputs": expected["outputs"]}, 1e-15)
+        guarded.assert_untouched()
+
+
+@pytest.mark.parametrize("tokens", [False, True], ids=["vectors", "tokens"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_padded_batch_keeps_to_its_memory(
+    threads: int, dtype: torch.dtype, tokens: bool, pieces: Pieces, request: pytest.FixtureRequest
+) -> None:
+    rows = Rows.of_batch(6, torch.tensor([2, 5, 0, 4, 5]))  # there is a step that none has
+    for cell in (cells.lstm, cells.gru_cho, cells.layer_norm_lstm, row_numbers, encoded, direct_cell):
+        case = Setting(cell, 3, 19).case(T=6, B=5)
+        case = Case(
+            cell,
+            between_nan(case.x.to(dtype)),
+            {name: between_nan(value.to(dtype)) for name, value in case.state.items()},
+            {name: between_nan(value.to(dtype)) for name, value in case.parameters.items()},
+        )
+        x = torch.randint(3, (6, 5)) if tokens and cell is not direct_cell else None
+        pieces(chunk=7, small=1, threads=threads)
+        expected = computed(case, x, rows=rows)
+        guarded = request.getfixturevalue("guarded")
+        assert_same(computed(case, x, rows=rows), expected)
         guarded.assert_untouched()
 
 

@@ -1,6 +1,7 @@
 """Under torch.compile and torch.export a recurrence is one node, with the numbers of the eager layer."""
 
 import io
+import math
 import shutil
 import subprocess
 import sys
@@ -160,50 +161,54 @@ def arguments(
     tokens: bool,
     dtype: torch.dtype,
     names: str = "",
-    ragged: bool = False,
+    lengths: str = "equal",
     cell: Cell | None = None,
 ) -> tuple:
     """What `unrolled::recurrence` is called with for the first layer."""
     stacked = layer.parameters_of("l0")
-    shape = (8,) if ragged else (4, 2)  # whole cache lines: nothing is left unwritten
+    shape = {"equal": (4, 2), "packed": (8,), "padded": (8, 2)}[
+        lengths
+    ]  # whole cache lines, so all is written
     x = torch.randint(3, shape) if tokens else torch.randn(*shape, 3, dtype=dtype, requires_grad=learning)
     states = [torch.randn(2, 5, dtype=dtype, requires_grad=learning) for _ in layer.cell.states]
     tensors = [t.detach().to(dtype).requires_grad_(learning) for t in stacked.tensors]
-    rows = Rows(torch.tensor([6, 2]))
+    rows = Rows(torch.tensor([6, 2])) if lengths == "packed" else Rows.of_batch(8, torch.tensor([8, 8]))
     graph = (cell or layer.cell).graph
     key = graph.returning(tuple(names.split())).key if names else graph.key
-    of_rows = [rows.lengths, rows.offsets] if ragged else []
+    ragged = [rows.lengths, rows.offsets, torch.tensor([1, 0])]
+    of_rows = {"equal": [], "packed": ragged[:2], "padded": ragged}[lengths]
     keys = torch.randint(-(2**63), 2**63 - 1, (2, len(graph.draws)))
     keys[1] = parts(0.5)
     none = torch.zeros(0, dtype=torch.bool)
-    of_draws = [keys, torch.arange(8), torch.arange(2).repeat(4), none] if graph.draws else []
-    return key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows, of_draws
+    rows_drawn = torch.arange(math.prod(shape))
+    of_draws = [keys, rows_drawn, rows_drawn % 2, none] if graph.draws else []
+    return "", key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows, of_draws
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
 @pytest.mark.parametrize("learning", [False, True], ids=["inference", "learning"])
-@pytest.mark.parametrize("ragged", [False, True], ids=["equal", "ragged"])
+@pytest.mark.parametrize("lengths", ["equal", "packed", "padded"])
 @pytest.mark.parametrize(("kind", "names"), [(LSTM, ""), (GRU, ""), (LSTM, "c f h")])
 def test_the_operators_keep_all_of_torchs_rules(
-    kind: type, names: str, ragged: bool, learning: bool, tokens: bool, dtype: torch.dtype
+    kind: type, names: str, lengths: str, learning: bool, tokens: bool, dtype: torch.dtype
 ) -> None:
-    given = arguments(kind(3, 5), learning, tokens, dtype, names, ragged)
+    given = arguments(kind(3, 5), learning, tokens, dtype, names, lengths)
     operator = torch.ops.unrolled
     assert set(opcheck(operator.recurrence.default, given).values()) == {"SUCCESS"}
     assert (operator.recurrence(*given)[-1].numel() > 0) == learning
     with torch.no_grad():
-        *results, saved = operator.recurrence(*given[:4], True, *given[5:])
+        *results, saved = operator.recurrence(*given[:5], True, *given[6:])
         outputs = results[: len(names.split()) or 1]
         upstream = [*outputs, *[None] * (len(results) - len(outputs))]
-        backward = (*given[:4], not tokens, learning, *given[5:], outputs, saved, upstream)
+        backward = (*given[:5], not tokens, learning, *given[6:], outputs, saved, upstream)
         assert set(opcheck(operator.recurrence_backward.default, backward).values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("ragged", [False, True], ids=["equal", "ragged"])
-def test_the_operators_draw_by_torchs_rules(ragged: bool) -> None:
+@pytest.mark.parametrize("lengths", ["equal", "packed", "padded"])
+def test_the_operators_draw_by_torchs_rules(lengths: str) -> None:
     one = zoneout(recurrent_dropout(cells.lstm), "hc")
-    given = arguments(LSTM(3, 5), True, False, torch.float64, "", ragged, one)
+    given = arguments(LSTM(3, 5), True, False, torch.float64, "", lengths, one)
     operator = torch.ops.unrolled
     assert set(opcheck(operator.recurrence.default, given).values()) == {"SUCCESS"}
     twice = [operator.recurrence(*given)[0] for _ in range(2)]
@@ -289,7 +294,7 @@ def test_second_derivatives_of_a_graph_are_right_or_refused() -> None:
         second(compiled(layer, "aot_eager"))
     given = arguments(layer, True, False, torch.float64)
     y, end, saved = torch.ops.unrolled.recurrence(*given)
-    rest = (*given[:4], True, True, *given[5:], [y], saved, [y, end])
+    rest = (*given[:5], True, True, *given[6:], [y], saved, [y, end])
     with pytest.raises(BackendError, match="second derivatives"):
         torch.ops.unrolled.recurrence_backward(*rest)[0].sum().backward()
 

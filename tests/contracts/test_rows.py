@@ -84,6 +84,59 @@ def test_however_the_work_is_cut(
             assert all(torch.equal(found[name], again[name]) for name in found)
 
 
+def padded(case: Case, rows: Rows, backend: str, reverse: bool, tokens: Tensor | None = None):
+    """As `together`, of a padded batch in another order, with NaN where sequences have no steps."""
+    columns = torch.randperm(rows.B)
+    there = (torch.arange(rows.T)[:, None] < rows.lengths)[:, columns]
+    batch = Rows.of_batch(rows.T, rows.lengths[columns])
+    if tokens is None:
+        x = case.x[: rows.T, columns].masked_fill(~there[..., None], torch.nan)
+    else:
+        x = tokens[: rows.T, columns].masked_fill(~there, 1 << 40)
+    state = {name: value[columns] for name, value in case.state.items()}
+    y, end = case.scan(x, state, rows=batch, backend=backend, reverse=reverse)
+    assert not y[~there].any()
+    back = columns.argsort()
+    outputs = y[:, back].flatten(0, 1)[rows.index]
+    results = flat(outputs, {name: value[back] for name, value in end.items()})
+    return results | gradients(results, case.leaves)
+
+
+@ways
+@each
+def test_a_padded_batch_gives_what_its_packed_rows_give(
+    setting: Setting, reverse: bool, pieces: Pieces
+) -> None:
+    for lengths in LENGTHS.values():
+        rows = Rows(torch.tensor(lengths))
+        case = setting.sized(5, 5).case(rows.T, rows.B)
+        expected = together(case, rows, "reference", reverse)
+        for chunk, few, threads in ((1000, 0, 1), (2 * rows.B, 0, 2), (1, 100, 2)):
+            pieces(chunk=chunk, small=1, few=few, threads=threads)
+            assert_same(padded(case, rows, "cpu", reverse), expected, 1e-10)
+        assert_same(padded(case, rows, "reference", reverse), expected, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@ways
+def test_a_padded_batch_of_tokens(reverse: bool, dtype: torch.dtype, pieces: Pieces) -> None:
+    """What is no token is not looked at where there is no step."""
+    rows = Rows(torch.tensor(LENGTHS["many"]))
+    case = Setting(cells.lstm, 4, 5).case(rows.T, rows.B)
+    tokens = torch.randint(4, (rows.T, rows.B))
+    with torch.no_grad():
+        state, parameters = ({n: t.to(dtype) for n, t in p.items()} for p in (case.state, case.parameters))
+    case = Case(
+        case.cell,
+        case.x,
+        {name: value.requires_grad_() for name, value in state.items()},
+        {name: value.requires_grad_() for name, value in parameters.items()},
+    )
+    expected = together(case, rows, "cpu", reverse, tokens)
+    pieces(chunk=2 * rows.B, small=1, threads=2)
+    assert_same(padded(case, rows, "cpu", reverse, tokens), expected, 1e-5 if dtype.itemsize == 4 else 1e-12)
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru_cho", "mut1"])
 @ways
 def test_tokens(name: str, reverse: bool) -> None:
@@ -132,3 +185,6 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         case.scan(torch.randn(5, 3).double(), rows=rows)
     with pytest.raises(InputError, match=r"x has shape \(4, 1, 3\), expected \(N, D\)"):
         case.scan(torch.randn(4, 1, 3).double(), rows=rows, backend="cpu")
+    for backend in ("cpu", "reference"):
+        with pytest.raises(InputError, match=r"x has shape \(4, 2, 3\), but .* padded to \(3, 2\)"):
+            case.scan(torch.randn(4, 2, 3).double(), rows=Rows.of_batch(3, rows.lengths), backend=backend)

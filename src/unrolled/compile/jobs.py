@@ -44,6 +44,7 @@ HEADER: Final = {
             "fault",
             "offsets",
             "lengths",
+            "order",
             "ragged",
         )
     )
@@ -135,7 +136,8 @@ def clear(e: Job) -> None:
 
 @job("source", "source row", "turn", "start", "start row", "to", "to row", "width")
 def copy_ends(e: Job) -> None:
-    """What each sequence has after its last step in the order of the loop; `start` if it has no step.
+    """What each sequence has after its last step in the order of the loop; `start` if it has no step. Where
+    it goes, sequences are in the order of the batch.
 
     The source is a place of all steps, or two rows in turn, `turn` apart.
     """
@@ -156,10 +158,70 @@ def copy_ends(e: Job) -> None:
         at = e.at(at, e.integer_of("mul", number, source_row))
         some = e.emit(f"icmp sgt i64 {length}, 0")
         at = e.choose(some, at, e.at(start, e.integer_of("mul", b, start_row)), "ptr")
-        _copy_row(e, at, e.at(to, e.integer_of("mul", b, to_row)), width)
+        column = e.load(e.at(e.header("order", "ptr"), b, "i64"), "i64")
+        _copy_row(e, at, e.at(to, e.integer_of("mul", column, to_row)), width)
         return []
 
     e.loop(first, end, "1", row)
+
+
+@job("source", "to", "width")
+def sort(e: Job) -> None:
+    """States (B, width) in the order of the batch into that of the rows."""
+    source, to, width, order = e.pointer("source"), e.pointer("to"), e.word("width"), e.header("order", "ptr")
+    first, end = e.share(e.header("B"))
+
+    def row(b: str, _: list[str]) -> list[str]:
+        column = e.load(e.at(order, b, "i64"), "i64")
+        there = e.at(source, e.integer_of("mul", column, width))
+        _copy_row(e, there, e.at(to, e.integer_of("mul", b, width)), width)
+        return []
+
+    e.loop(first, end, "1", row)
+
+
+@job("batch", "rows", "width")
+def pick(e: Job) -> None:
+    """The packed rows of the chunk, from a padded batch (T, B, width)."""
+    _places_of_chunk(e, lambda place, row, width: _copy_row(e, place, row, width), lambda place, width: None)
+
+
+@job("batch", "rows", "width")
+def put(e: Job) -> None:
+    """The packed rows of the chunk into a padded batch (T, B, width), and 0 where there is no row."""
+
+    def nothing(place: str, width: str) -> None:
+        def one(v: str, _: list[str]) -> list[str]:
+            e.store_some(e.splat(0.0), e.at(place, e.integer_of("mul", v, e.lanes)), e.left(width, v))
+            return []
+
+        e.loop("0", e.vectors(width), "1", one)
+
+    _places_of_chunk(e, lambda place, row, width: _copy_row(e, row, place, width), nothing)
+
+
+def _places_of_chunk(
+    e: Job, known: Callable[[str, str, str], None], unknown: Callable[[str, str], None]
+) -> None:
+    """Do something with each place of a padded batch in the chunk's steps: one that has a row, or none."""
+    batch, rows, width = e.pointer("batch"), e.pointer("rows"), e.word("width")
+    B, order = e.header("B"), e.header("order", "ptr")
+    first, end = e.share(e.integer_of("mul", e.integer_of("sub", "%end", "%begin"), B))
+
+    def place(k: str, _: list[str]) -> list[str]:
+        t = e.integer_of("add", "%begin", e.integer_of("udiv", k, B))
+        b = e.integer_of("urem", k, B)
+        top = e.first_row(t)
+        count = e.integer_of("sub", e.first_row(e.integer_of("add", t, 1)), top)
+        column = e.integer_of("add", e.integer_of("mul", t, B), e.load(e.at(order, b, "i64"), "i64"))
+        there = e.at(batch, e.integer_of("mul", column, width))
+        row = e.at(rows, e.integer_of("mul", e.integer_of("add", top, b), width))
+        is_known = e.emit(f"icmp slt i64 {b}, {count}")
+        e.branch(is_known, lambda: known(there, row, width))
+        e.branch(e.emit(f"xor i1 {is_known}, true"), lambda: unknown(there, width))
+        return []
+
+    e.loop(first, end, "1", place)
 
 
 def _copy_row(e: Job, source: str, to: str, width: str) -> None:

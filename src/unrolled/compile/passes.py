@@ -20,6 +20,11 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     """
     compiled = loop.forward if save else loop.inference
     plan = Plan(loop, compiled, sizes, sizes.reverse)
+    if sizes.padded:
+        widths = widths_of_rows(loop, sizes.widths, sizes.tokens)
+        for name, width in widths.items():
+            plan.inside[name] = plan.take("saved" if save else "work", sizes.rows * width)
+        _take_in(plan, {name: width for name, width in widths.items() if not name.startswith("y ")}, "start ")
     plan.stage_panels()
     plan.vectors_of_step()
     _project(plan, save)
@@ -29,6 +34,8 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
             row = plan.row(loop.step.nodes[k].width)
             plan.place(f"value {k}", plan.take("saved", sizes.rows * row), row)
     plan.rest()
+    if sizes.padded:
+        _hand_out(plan, {f"y {name}": widths[f"y {name}"] for name in loop.handed_on})
     for name in loop.graph.states:
         _copy_ends(plan, f"new {name}", f"start {name}", f"end {name}", plan.width(loop.graph.widths[name]))
     plan.meet("begin")
@@ -37,28 +44,63 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
     return plan
 
 
-def saved_elements(loop: Loop, widths: Mapping[str, int], rows: int) -> int:
+def widths_of_rows(loop: Loop, widths: Mapping[str, int], tokens: bool) -> dict[str, int]:
+    """The elements that a row has of what goes in and out, by tensor; a token is as long as its bytes."""
+    nodes, graph = loop.whole.nodes, loop.graph
+    found: dict[str, int] = {}
+    if loop.direct or loop.projected:
+        found["x"] = 8 // loop.dtype.itemsize if tokens else widths[graph.widths[graph.inputs[0]]]
+    found |= {f"before {k}": _elements(nodes[k].width, widths) for k in loop.given}
+    results = loop.step.results
+    return found | {f"y {n}": _elements(loop.step.nodes[results[n]].width, widths) for n in loop.handed_on}
+
+
+def _elements(symbol: str, widths: Mapping[str, int]) -> int:
+    return 1 if symbol == PER_ROW else widths[symbol]
+
+
+def _take_in(plan: Plan, widths: Mapping[str, int], *states: str) -> None:
+    """Pack what a chunk reads of a padded batch, and sort its states of these kinds."""
+    for name, width in widths.items():
+        plan.job("before", "pick", batch=At(name), rows=plan.inside[name], width=width)
+    for name in (kind + state for kind in states for state in plan.loop.graph.states):
+        width = plan.width(plan.loop.graph.widths[name.split()[1]])
+        plan.inside[name] = plan.take("work", plan.sizes.B * width)
+        plan.job("begin", "sort", source=At(name), to=plan.inside[name], width=width)
+    plan.meet("before")
+
+
+def _hand_out(plan: Plan, widths: Mapping[str, int]) -> None:
+    """Unpack what a chunk has written into a padded batch."""
+    plan.meet("after")
+    for name, width in widths.items():
+        plan.job("after", "put", batch=At(name), rows=plan.inside[name], width=width)
+
+
+def saved_elements(
+    loop: Loop, widths: Mapping[str, int], rows: int, tokens: bool = False, padded: bool = False
+) -> int:
     """The size of `saved` for so many rows in all steps; sizes may be symbols."""
 
-    def padded(symbol: str) -> int:
+    def row(symbol: str) -> int:
         return 1 if symbol == PER_ROW else loop.padded(widths[symbol])
 
-    places: list[int] = []
+    places: list[int] = [*widths_of_rows(loop, widths, tokens).values()] if padded else []
     if not loop.reads.isdisjoint(f"before {k}" for k in loop.projected):
-        places.append(sum(padded(loop.whole.nodes[k].width) for k in loop.projected))
+        places.append(sum(row(loop.whole.nodes[k].width) for k in loop.projected))
     for name in loop.graph.states:
         if name not in loop.handed_on and not loop.reads.isdisjoint((name, f"new {name}")):
-            places.append(padded(loop.graph.widths[name]))
+            places.append(row(loop.graph.widths[name]))
     nodes = loop.step.nodes
-    places += [padded(nodes[k].width) for k in loop.saved if nodes[k].kind != "read"]
-    return sum(in_lines(rows * row) for row in places)
+    places += [row(nodes[k].width) for k in loop.saved if nodes[k].kind != "read"]
+    return sum(in_lines(rows * elements) for elements in places)
 
 
 def _copy_ends(plan: Plan, name: str, start: str, to: str, width: int) -> None:
     """What is left of a value after the last step of each sequence."""
     at, row = plan.places[name]
     turn = plan.sizes.B * row if plan.compiled.kernel.addresses[name].time == "now" else 0
-    plan.job("end", "copy_ends", source=at, source_row=row, turn=turn, start=At(start), start_row=width,
+    plan.job("end", "copy_ends", source=at, source_row=row, turn=turn, start=plan.at(start), start_row=width,
              to=At(to), to_row=width, width=width)  # fmt: skip
 
 
@@ -67,7 +109,7 @@ def _project(plan: Plan, save: bool) -> None:
     loop, sizes = plan.loop, plan.sizes
     for k in (*loop.direct, *loop.given):
         width = plan.width(loop.whole.nodes[k].width)
-        plan.place(f"before {k}", At("x" if k in loop.direct else f"before {k}"), width)
+        plan.place(f"before {k}", plan.at("x" if k in loop.direct else f"before {k}"), width)
     if not loop.projected:
         return
     row = plan.projected_row
@@ -80,14 +122,14 @@ def _project(plan: Plan, save: bool) -> None:
         column += loop.padded(plan.width(loop.whole.nodes[k].width))
     if sizes.tokens:
         plan.job(
-            "before", "look_up", tokens=At("x"), table=plan.table(), columns=row, words=plan.input_width,
+            "before", "look_up", tokens=plan.at("x"), table=plan.table(), columns=row, words=plan.input_width,
             to=at, whole=int(whole),
         )  # fmt: skip
         return
     D = plan.input_width
     weights, panels, rest = plan.side_by_side(transposed=False)
     plan.job(
-        "before", "product", operand=At("x"), operand_row=D, width=D, panels=panels, rest_panels=rest,
+        "before", "product", operand=plan.at("x"), operand_row=D, width=D, panels=panels, rest_panels=rest,
         columns=row, weights=weights, to=at, to_row=row, operand_whole=1, to_whole=int(whole), add=0,
     )  # fmt: skip
 
@@ -114,7 +156,7 @@ def _states(plan: Plan, workspace: str) -> None:
     for name in loop.handed_on:
         width = plan.width(loop.step.nodes[loop.step.results[name]].width)
         for place in (f"new {name}", *((name,) if name in loop.graph.states else ())):
-            plan.place(place, At(f"y {name}"), width)
+            plan.place(place, plan.at(f"y {name}"), width)
 
 
 def backward_plan(loop: Loop, forward: Plan) -> Plan:
@@ -126,6 +168,8 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
     sizes = forward.sizes
     compiled = loop.backward
     plan = Plan(loop, compiled, sizes, not sizes.reverse)
+    if sizes.padded:
+        outgoing = _open_backward(plan, forward)
     plan.stage_panels()
     plan.vectors_of_step()
     for name in loop.reads:
@@ -133,7 +177,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
             plan.place(name, *forward.places[name])
     for name in loop.handed_on:
         width = plan.width(loop.step.nodes[loop.step.results[name]].width)
-        plan.place(f"upstream {name}", At(f"d_y {name}"), width)
+        plan.place(f"upstream {name}", plan.at(f"d_y {name}"), width)
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         plan.start(name, f"start {name}", width)
@@ -141,7 +185,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         plan.turns(f"next {name}", loop.padded(width), f"carry {name}")
     for k in (*loop.direct, *loop.given):
         width = plan.width(loop.whole.nodes[k].width)
-        plan.place(f"d_before {k}", At("d_x" if k in loop.direct else f"d_before {k}"), width)
+        plan.place(f"d_before {k}", plan.at("d_x" if k in loop.direct else f"d_before {k}"), width)
     columns, row = _side_by_side(plan, loop.columns)
     for operand in loop.operands:
         _side_by_side(plan, (operand,))
@@ -159,12 +203,14 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         weights, panels, rest = plan.side_by_side(transposed=True)
         plan.job(
             "after", "product", operand=At("work", columns), operand_row=row, width=plan.projected_row,
-            panels=panels, rest_panels=rest, columns=plan.input_width, weights=weights, to=At("d_x"),
+            panels=panels, rest_panels=rest, columns=plan.input_width, weights=weights, to=plan.at("d_x"),
             to_row=plan.input_width, operand_whole=0, to_whole=1,
             add=int(any(f"d_before {k}" in loop.adjoint.step.results for k in loop.direct)),
         )  # fmt: skip
     if sizes.needs_parameters:
         _matrix_gradients(plan, columns, row)
+    if sizes.padded:
+        _hand_out(plan, outgoing)
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         _copy_ends(plan, f"next {name}", f"d_end {name}", f"d_start {name}", width)
@@ -172,6 +218,24 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
     plan.meet("after")
     plan.finish()
     return plan
+
+
+def _open_backward(plan: Plan, forward: Plan) -> dict[str, int]:
+    """Room for the packed rows of gradients, and jobs that pack those that arrive; the widths of those that
+    are wanted."""
+    loop, sizes = plan.loop, plan.sizes
+    widths = widths_of_rows(loop, sizes.widths, sizes.tokens)
+    plan.inside |= forward.inside
+    for name, width in widths.items():
+        if name != "x" or not sizes.tokens:
+            plan.inside[f"d_{name}"] = plan.take("work", sizes.rows * width)
+    arriving = {f"d_{name}": width for name, width in widths.items() if name.startswith("y ")}
+    _take_in(plan, arriving, "start ", "d_end ")
+    results = loop.adjoint.step.results
+    written = {f"before {k}" for k in loop.given if f"d_before {k}" in results}
+    if sizes.needs_x and (loop.projected or any(f"d_before {k}" in results for k in loop.direct)):
+        written.add("x")
+    return {f"d_{name}": width for name, width in widths.items() if name in written}
 
 
 def _width_of_result(plan: Plan, name: str) -> int:
@@ -217,14 +281,14 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         to = plan.take("work", capacity * vectors * lanes)
         panels: dict[str, int | At] = {"panels": vectors // loop.group, "rest_panels": vectors % loop.group}
         if name == INPUT:
-            at, stride, words = At("x"), width, {"shift": 0, "whole": 1}
+            at, stride, words = plan.at("x"), width, {"shift": 0, "whole": 1}
         else:
             at, stride = plan.places[name]
             whole = plan.loop.backward.kernel.addresses.get(name, Address()).time != "chunk"
             words = {"shift": 0, "whole": int(whole)}
         start: At = at
         if name in loop.graph.states:
-            words["shift"], start = -1 if plan.sizes.reverse else 1, At(f"start {name}")
+            words["shift"], start = -1 if plan.sizes.reverse else 1, plan.at(f"start {name}")
         plan.job(
             "after", "gather_rows", source=at, source_row=stride, start=start,
             start_row=width if name in loop.graph.states else 0, width=width, to=to, capacity=capacity,
@@ -267,8 +331,10 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         full = plan.projected_row
         table = plan.take("work", words_known * full)
         plan.job("begin", "clear", to=table, count=words_known * full)
-        plan.job("after", "add_up", tokens=At("x"), table=table, columns=full, source=At("work", columns),
-                 source_row=row)  # fmt: skip
+        plan.job(
+            "after", "add_up", tokens=plan.at("x"), table=table, columns=full, source=At("work", columns),
+            source_row=row,
+        )  # fmt: skip
         for k in loop.projected:
             name = loop.whole.nodes[k].name
             plan.job(

@@ -42,6 +42,7 @@ class Sizes:
     parts: for each parameter of the loop, the tensor it is in and its first element there.
     tokens: whether the input is token numbers.
     steps: room for the steps of all sequences together; None where each has T.
+    padded: whether tensors are a padded batch's, which comes and goes as packed rows.
     """
 
     T: int
@@ -54,6 +55,7 @@ class Sizes:
     needs_x: bool
     needs_parameters: bool
     steps: int | None = None
+    padded: bool = False
 
     @property
     def ragged(self) -> bool:
@@ -79,6 +81,7 @@ class Plan:
     Attributes:
         size: the elements of each workspace, `saved` and `work`, by name.
         places: where values are, at the first row of step 0, and their row strides.
+        inside: where the packed rows of a padded batch's tensors are, and its states in their order.
         workers: how many threads carry it out.
     """
 
@@ -88,6 +91,7 @@ class Plan:
         self.sizes = sizes
         self.size = {"saved": 0, "work": 0}
         self.places: dict[str, tuple[At, int]] = {}
+        self.inside: dict[str, At] = {}
         T, B = sizes.T, sizes.B
         products = sum(math.prod(map(self.width, p.shape)) for p in loop.graph.parameters.values())
         self.workers = 1 if sizes.rows * products < SMALL else sizes.threads
@@ -101,7 +105,7 @@ class Plan:
         self._words[HEADER["chunk rows"]] = CHUNK
         self._words[HEADER["by units"]] = by_units
         self._words[HEADER["ragged"]] = sizes.ragged
-        for name in ("offsets", "lengths"):
+        for name in ("offsets", "lengths", "order"):
             self._addresses[HEADER[name]] = At(name)
         self._words[HEADER["steps"]] = compiled.program.address("steps")
         self._lists: dict[str, list[tuple[str, dict[str, int | At]]]] = {
@@ -137,6 +141,10 @@ class Plan:
         self.size[workspace] = begin + in_lines(elements)
         return At(workspace, begin)
 
+    def at(self, tensor: str) -> At:
+        """Where the rows of a tensor are."""
+        return self.inside.get(tensor, At(tensor))
+
     def width(self, symbol: str) -> int:
         return 1 if symbol == PER_ROW else self.sizes.widths[symbol]
 
@@ -158,7 +166,7 @@ class Plan:
     def start(self, name: str, tensor: str, row: int) -> None:
         """Where a value is at the step that has none before it."""
         if f"{name} start" in self.compiled.kernel.words:
-            self.word(f"{name} start", At(tensor))
+            self.word(f"{name} start", self.at(tensor))
             self.word(f"{name} start row", row)
 
     def turns(self, name: str, row: int, *others: str, own: bool = False) -> At:

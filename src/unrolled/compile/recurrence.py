@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -101,9 +101,9 @@ class Prepared:
     def shape(self, name: str, rows: Rows | None) -> tuple[int, ...]:
         """The shape of a tensor for these sequences."""
         shape = self.shapes[name]
-        if rows is None or not (name == "x" or name.startswith(("y ", "before "))):
+        if rows is None or rows.order is not None or not (name == "x" or name.startswith(("y ", "before "))):
             return shape
-        return (rows.steps, *shape[2 if rows.order is not None else 1 :])
+        return (rows.steps, *shape[1:])
 
     def complete(self, given: list[Tensor], others: int = 0) -> list[Tensor]:
         """These tensors, and zeros for biases that are missing; `others` of `names` are elsewhere."""
@@ -177,61 +177,23 @@ class Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, prepared: Prepared, rows: Rows | None, leaves: Leaves | None, save: bool, *given: Tensor
     ) -> Any:
-        inside = packed(prepared.names, given, rows)
-        *results, saved = prepared.forward(inside, save, rows, leaves)
+        *results, saved = prepared.forward(given, save, rows, leaves)
         if save:
-            ctx.prepared, ctx.rows, ctx.leaves = prepared, rows, leaves
-            ctx.counts = len(given), len(prepared.loop.handed_on)
-            batch = () if inside is given else given  # second derivatives begin from it
-            ctx.save_for_backward(*inside, *results[: ctx.counts[1]], *batch, saved)
+            ctx.prepared, ctx.rows, ctx.leaves, ctx.given = prepared, rows, leaves, len(given)
+            ctx.save_for_backward(*given, *results[: len(prepared.loop.handed_on)], saved)
             ctx.set_materialize_grads(False)
-        return tuple(unpacked(prepared.results, results, rows))
+        return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         *tensors, saved = ctx.saved_tensors
-        count, ys = ctx.counts
-        inside, outputs, given = tensors[:count], tensors[count:][:ys], tensors[count + ys :]
-        names, results = ctx.prepared.names, ctx.prepared.results
+        given, outputs = tensors[: ctx.given], tensors[ctx.given :]
         stored = all(torch._C._has_storage(d) for d in upstream if d is not None)
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
-            return (*[None] * 4, *again(ctx.prepared, given or inside, upstream, ctx.rows, ctx.leaves))
-        needed, arriving = ctx.needs_input_grad[4:], packed(results, upstream, ctx.rows)
-        found = ctx.prepared.backward(inside, outputs, saved, arriving, needed, ctx.rows, ctx.leaves)
-        return (*[None] * 4, *unpacked(names, found, ctx.rows))
-
-
-def packed(names: Sequence[str], values: Sequence[Any], rows: Rows | None) -> Sequence[Any]:
-    """Tensors like those of `Prepared.names` or `results`, or None: where they are those of a padded batch,
-    as packed rows and sorted states."""
-    if rows is None or rows.order is None:
-        return values
-    return _by_kind(names, values, rows.sort, rows.pack)
-
-
-def unpacked(
-    names: Sequence[str], values: Sequence[Any], rows: Rows | None, plain: bool = True
-) -> Sequence[Any]:
-    """Back from `packed`."""
-    if rows is None or rows.order is None:
-        return values
-    return _by_kind(names, values, rows.unsort, partial(rows.unpack, plain=plain))
-
-
-def _by_kind(
-    names: Sequence[str],
-    values: Sequence[Any],
-    of_states: Callable[[Tensor], Tensor],
-    of_rows: Callable[[Tensor], Tensor],
-) -> list[Any]:
-    found = []
-    for name, value in zip(names, values, strict=True):
-        kind = name.split()[0]
-        if value is None or kind == "parameter":
-            found.append(value)
-        else:
-            found.append(of_states(value) if kind in ("start", "end") else of_rows(value))
-    return found
+            return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.leaves))
+        needed = ctx.needs_input_grad[4:]
+        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.leaves)
+        return (*[None] * 4, *found)
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -251,7 +213,11 @@ def again(
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         # Views, since one may have been computed from another: their gradients are along this pass alone.
         given = [t.view_as(t) if t.requires_grad else t for t in given]
-        tensors = dict(zip(prepared.names, packed(prepared.names, given, rows), strict=True))
+        tensors = dict(zip(prepared.names, given, strict=True))
+        padded = rows if rows is not None and rows.order is not None else None
+        if padded is not None:
+            for name in (n for n in prepared.names if not n.startswith("parameter ")):
+                tensors[name] = (padded.sort if name.startswith("start ") else padded.pack)(tensors[name])
         parameters = {}
         for name, (k, begin) in prepared.sizes.parts.items():
             shape = [prepared.sizes.widths[s] for s in loop.graph.parameters[name].shape]
@@ -277,8 +243,10 @@ def again(
 
         steps, states = (rows or prepared.equal).walk(states, prepared.sizes.reverse, step)
         join = torch.stack if rows is None else torch.cat
-        outputs = [join(values) for values in zip(*steps, strict=True)]
-        results = unpacked(prepared.results, [*outputs, *states.values()], rows, plain=False)
+        outputs, ends = [join(values) for values in zip(*steps, strict=True)], [*states.values()]
+        if padded is not None:
+            outputs, ends = [*map(padded.unpack, outputs)], [*map(padded.unsort, ends)]
+        results = [*outputs, *ends]
         pairs = [(o, d) for o, d in zip(results, upstream, strict=True) if d is not None]
         needing = [t for t in given if t.requires_grad]
         gradients = iter(
@@ -311,7 +279,7 @@ def recur(
     learning = any(t.requires_grad for t in tensors)
     needs = x.requires_grad, learning
     prepared = prepared_for(loop, x, state, tensors, parameters, names, rows, reverse, needs)
-    x, before = inputs_of(loop, x, parameters)
+    x, before = inputs_of(loop, x, parameters, rows)
     states = prepared.start(graph) if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
@@ -328,12 +296,16 @@ def by_name(loop: Loop, results: Sequence[Tensor]) -> tuple[dict[str, Tensor], d
     return outputs, dict(zip(loop.graph.states, results[count:], strict=False))
 
 
-def inputs_of(loop: Loop, x: Tensor, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The input as kernels read it, and what torch computes from it before the loop."""
+def inputs_of(
+    loop: Loop, x: Tensor, parameters: Mapping[str, Tensor], rows: Rows | None
+) -> tuple[Tensor, list[Tensor]]:
+    """The input as kernels read it, and what torch computes from it before the loop. Torch reads padding too,
+    which is 0 then."""
     before: list[Tensor] = []
     if loop.given:
         with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
-            read = {loop.graph.inputs[0]: x}
+            known = x if rows is None or rows.order is None else rows.blank(x)
+            read = {loop.graph.inputs[0]: known}
             before = [run_to(loop.whole, k, read, parameters).contiguous() for k in loop.given]
     return in_memory(x if x.is_floating_point() else x.long()), before
 
@@ -419,7 +391,7 @@ def prepare(
     sizes = Sizes(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
         torch.get_num_threads(), needs_x, learning,
-        None if rows is None else rows.room,
+        None if rows is None else rows.room, rows is not None and rows.order is not None,
     )  # fmt: skip
     prepared = Prepared(loop, sizes, shapes)
     prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from unrolled.compile.cache import SOURCE
 from unrolled.compile.engine import host_cannot
 from unrolled.compile.loop import Loop, loop_of
 from unrolled.compile.passes import saved_elements
@@ -26,9 +27,7 @@ from unrolled.compile.recurrence import (
     by_name,
     in_memory,
     inputs_of,
-    packed,
     prepared_for,
-    unpacked,
 )
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
@@ -47,11 +46,12 @@ _TENSORS: Final = (
     "Tensor x, Tensor[] before, Tensor[] states, Tensor[] parameters, Tensor[] rows, Tensor[] leaves"
 )
 _RESULTS: Final = "Tensor[] outputs, Tensor saved, Tensor?[] upstream"
+_HOW: Final = "str source, str graph, str handed_on, str layout, bool reverse"
+"""`source` is nothing to the operator: with it, torch's cache of compiled graphs tells apart versions of this
+library, which may save other things."""
 for _schema in (
-    f"recurrence(str graph, str handed_on, str layout, bool reverse, bool save, {_TENSORS}) -> Tensor[]",
-    "recurrence_backward("
-    "str graph, str handed_on, str layout, bool reverse, bool needs_x, bool needs_parameters, "
-    f"{_TENSORS}, {_RESULTS}) -> Tensor[]",
+    f"recurrence({_HOW}, bool save, {_TENSORS}) -> Tensor[]",
+    f"recurrence_backward({_HOW}, bool needs_x, bool needs_parameters, {_TENSORS}, {_RESULTS}) -> Tensor[]",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
@@ -75,10 +75,10 @@ def recur_in_graph(
     names = " ".join(handed_on)
     key = graph.key_returning(handed_on)
     loop = _loop(key, names, states[0].dtype)
-    x, before = inputs_of(loop, x, parameters)
+    x, before = inputs_of(loop, x, parameters, rows)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     results = torch.ops.unrolled.recurrence(
-        key, names, stacked.layout, reverse, save, x, before, states, tensors,
+        SOURCE, key, names, stacked.layout, reverse, save, x, before, states, tensors,
         [] if rows is None else [rows.lengths, rows.offsets, *[rows.order] * (rows.order is not None)],
         [] if leaves is None else list(leaves.tensors.values()),
     )  # fmt: skip
@@ -116,6 +116,7 @@ def _prepared(
     rows = Rows(of_rows[0], of_rows[1], of_rows[2] if of_rows[2:] else None) if of_rows else None
     leaves = Leaves(*map(in_memory, of_leaves)) if of_leaves else None
     if rows is not None and rows.order is not None:
+        rows.check(x)
         check_steps(rows.lengths, rows.T)
         rows.room = rows.T * rows.B  # as is known without looking at the lengths
         leaves = leaves and leaves.packed(rows.index)
@@ -131,7 +132,7 @@ def _prepared(
 
 @torch.library.impl(LIBRARY, "recurrence", "CPU")
 def _forward(
-    graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any
+    source: str, graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any
 ) -> list[Tensor]:
     if forward_ad._current_level >= 0:  # results without tangents would count as constant
         raise BackendError("a compiled graph has no forward-mode derivatives; ask the layer itself for them")
@@ -140,12 +141,13 @@ def _forward(
         return [*outputs[: -len(tensors[2])], *(state.clone() for state in tensors[2]), saved]
     needs = save and tensors[0].is_floating_point(), save
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
-    *results, saved = prepared.forward(packed(prepared.names, given, rows), save, rows, leaves)
-    return [*unpacked(prepared.results, results, rows), saved]
+    return prepared.forward(given, save, rows, leaves)
 
 
 @torch.library.register_fake("unrolled::recurrence", lib=LIBRARY)  # type: ignore[untyped-decorator]
-def _(graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any) -> list[Tensor]:
+def _(
+    source: str, graph: str, handed_on: str, layout: str, reverse: bool, save: bool, *tensors: Any
+) -> list[Tensor]:
     return _results(graph, handed_on, layout, save, *tensors)
 
 
@@ -153,12 +155,12 @@ def _results(graph: str, handed_on: str, layout: str, save: bool, *tensors: Any)
     """What the forward pass returns, without its numbers."""
     x, _, states, _, of_rows, _ = tensors
     loop = _loop(graph, handed_on, states[0].dtype)
-    is_packed = len(of_rows) == 2
+    is_packed, is_padded = len(of_rows) == 2, len(of_rows) == 3
     leading, widths = x.shape[: 1 if is_packed else 2], _widths(loop.graph, layout, tensors)
     rows = math.prod(leading)
     if is_packed:
         rows = room(of_rows[1].shape[0] - 2, of_rows[0].shape[0], rows)
-    saved = saved_elements(loop, widths, rows) if save else 0
+    saved = saved_elements(loop, widths, rows, not x.is_floating_point(), is_padded) if save else 0
     nodes, results = loop.step.nodes, loop.step.results
     outputs = ((*leading, widths[nodes[results[name]].width]) for name in loop.handed_on)
     shapes = *outputs, *(state.shape for state in states), (saved,)
@@ -181,7 +183,14 @@ def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
 
 @torch.library.impl(LIBRARY, "recurrence_backward", "CPU")
 def _backward(
-    graph: str, handed_on: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
+    source: str,
+    graph: str,
+    handed_on: str,
+    layout: str,
+    reverse: bool,
+    needs_x: bool,
+    needs_parameters: bool,
+    *rest: Any,
 ) -> list[Tensor]:
     *tensors, outputs, saved, upstream = rest
     x, before, states, parameters, *_ = tensors
@@ -195,15 +204,20 @@ def _backward(
     prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tuple(tensors))
     needed = [needs_x, *[True] * len((*before, *states)), *[needs_parameters] * len(parameters)]
     needed += [False] * (len(given) - len(needed))
-    names, results = prepared.names, prepared.results
-    outputs, upstream = packed(results[: len(outputs)], outputs, rows), packed(results, upstream, rows)
-    found = prepared.backward(packed(names, given, rows), outputs, saved, upstream, needed, rows, leaves)
-    return [d for d in unpacked(names, found, rows) if d is not None]
+    found = prepared.backward(given, outputs, saved, upstream, needed, rows, leaves)
+    return [d for d in found if d is not None]
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
 def _(
-    graph: str, handed_on: str, layout: str, reverse: bool, needs_x: bool, needs_parameters: bool, *rest: Any
+    source: str,
+    graph: str,
+    handed_on: str,
+    layout: str,
+    reverse: bool,
+    needs_x: bool,
+    needs_parameters: bool,
+    *rest: Any,
 ) -> list[Tensor]:
     x, before, states, parameters = rest[:4]
     of = (*[x] * needs_x, *before, *states, *parameters * needs_parameters)
@@ -230,11 +244,11 @@ def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
     x, *others, saved = ctx.saved_tensors
     *groups, outputs = _split(others, (*ctx.counts, ctx.outputs))
     tensors: Any = (x, *groups)
-    needs_x, *asked = ctx.needs_input_grad[5:]
+    needs_x, *asked = ctx.needs_input_grad[6:]
     needs = needs_x, any(asked[-3])
     upstream = list(upstream[:-1])
     if torch.is_grad_enabled():
-        graph, handed_on, layout, reverse = ctx.how
+        _, graph, handed_on, layout, reverse = ctx.how
         prepared, given, rows, leaves = _prepared(graph, handed_on, layout, reverse, needs, tensors)
         d_x, *rest = again(prepared, given, upstream, rows, leaves)
     else:
@@ -242,7 +256,7 @@ def _differentiate(ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
         d_x, *rest = found if needs_x else (None, *found)
     rest += [None] * (sum(ctx.counts) - len(rest))
     pairs = zip(_split(rest, ctx.counts), asked, strict=True)
-    return (*[None] * 5, d_x, *([d if a else None for d, a in zip(*pair, strict=True)] for pair in pairs))
+    return (*[None] * 6, d_x, *([d if a else None for d, a in zip(*pair, strict=True)] for pair in pairs))
 
 
 def _split(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:

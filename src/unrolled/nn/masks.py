@@ -253,8 +253,7 @@ class Drawing:
 
     def _real(self, resets: Tensor) -> Tensor:
         """Those of steps that sequences have."""
-        rows = self.batch.rows
-        return resets if rows is None else resets & (self._steps < rows.unsort(rows.lengths))
+        return resets if self.batch.rows is None else resets & self.batch.rows.there
 
     @property
     def _steps(self) -> Tensor:
