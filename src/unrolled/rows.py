@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unrolled.errors import InputError
@@ -204,8 +203,8 @@ class Rows:
 
 def _offsets(lengths: Tensor, T: int) -> Tensor:
     """Each step's first row, up to T, and once more what is at T: sums of how many sequences are longer."""
-    counts = (torch.arange(T + 1)[:, None] < lengths).sum(1)
-    return F.pad(counts.cumsum(0), (1, 0))
+    counts = torch.searchsorted(-lengths, torch.arange(1, -T - 1, -1))  # first of those longer than -1: all
+    return counts.cumsum(0) - len(lengths)
 
 
 def _rows(states: States, first: int, end: int) -> States:

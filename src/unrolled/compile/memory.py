@@ -14,6 +14,9 @@ from torch import Tensor
 LARGE: Final = 1 << 20
 """Bytes from which the allocator would hand out fresh pages each time."""
 
+LOOSE: Final = 2
+"""How many times as large as what is asked for a block may be: batches of sequences differ in size."""
+
 _scratch = threading.local()
 _lock = threading.Lock()
 _free: list[tuple[int, Any]] = []
@@ -41,12 +44,12 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
     size = -(-size // LARGE) * LARGE
     with _lock:
         _take_back()
-        found = next((k for k in reversed(range(len(_free))) if _free[k][0] == size), None)
-        if found is None:
-            block = _fresh(size)
-        else:
-            block = _free.pop(found)[1]
+        fitting = [k for k, (free, _) in enumerate(_free) if size <= free <= LOOSE * size]
+        if fitting:
+            size, block = _free.pop(min(fitting, key=lambda k: (_free[k][0], -k)))
             _use["free"] -= size
+        else:
+            block = _fresh(size)
         _use["now"] += size
         _use["most"] = max(_use["now"], _use["most"])
     lease = block[: elements * dtype.itemsize].view("f4" if dtype == torch.float32 else "f8")
