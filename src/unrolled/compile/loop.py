@@ -232,7 +232,11 @@ class Loop:
             code, facts = found
             kernel = Kernel(facts["words"], {name: Address(*a) for name, a in facts["addresses"].items()})
             return Compiled(kernel, Program(code), stages, step)
-        stored = {k for s in stages for k in (*s.wanted, *s.reductions) if step.nodes[k].kind != "read"}
+        needed = {k for node in step.nodes for k in node.args} | {*saved, *written.values()}
+        summed = {k for nodes in sums.values() for k in nodes} - needed  # in registers, and nowhere else
+        stored = {
+            k for s in stages for k in (*s.wanted, *s.reductions) if step.nodes[k].kind != "read"
+        } - summed
         names = {k: f"row {k}" for k in stored if is_row(step, k)}
         more = [(f"{own} {k}", k) for k in saved if k in names]
         for place, k in written.items():
