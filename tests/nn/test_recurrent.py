@@ -224,6 +224,15 @@ def test_a_layer_prints_its_cell_and_arguments():
     assert "zoneout=0.5, weight_dropout=0.1" in repr(Recurrent(lstm, 3, 4, zoneout=0.5, weight_dropout=0.1))
 
 
+def test_an_argument_that_is_none_is_named():
+    with pytest.raises(InputError, match=r"^Recurrent has no argument 'zoneouts': did you mean 'zoneout'\?$"):
+        Recurrent(lstm, 3, 4, zoneouts=0.1)
+    with pytest.raises(
+        TypeError, match="Recurrent has no argument 'x'; beyond those named, it has zoneout, "
+    ):
+        Recurrent(lstm, 3, 4, x=0.1)
+
+
 def test_a_cell_of_the_zoo_may_be_named():
     assert Recurrent("lstm(coupled=true)", 3, 4).cell.graph == find("lstm(coupled=true)").graph
     with pytest.raises(CellError, match="did you mean 'gru'"):

@@ -41,6 +41,22 @@ def test_steps_are_the_sequence(make, batch_first: bool) -> None:
     assert_same({"d": d_x}, {"d": d_expected}, 1e-11)
 
 
+@each
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_steps_without_a_batch(make, batch_first: bool, grad: bool) -> None:
+    layer = make(batch_first=batch_first)
+    with torch.set_grad_enabled(grad):
+        for x in (random(T, D), torch.randint(D, (T,))):
+            expected, end = layer(x)
+            state, outputs = None, []
+            for x_t in x:
+                y_t, state = layer.step(x_t, state)
+                outputs.append(y_t)
+            found, wanted = layer.by_name(state), layer.by_name(end)
+            assert_same({"y": torch.stack(outputs), **found}, {"y": expected, **wanted}, 1e-12)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 9])
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -24,6 +25,18 @@ def check_flags(**flags: object) -> None:
     for what, flag in flags.items():
         if not isinstance(flag, bool):
             raise InputError(f"{what} must be True or False, got {flag!r}")
+
+
+def check_names(layer: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """See that a layer has arguments of these names."""
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = (
+                f": did you mean {near[0]!r}?" if near else f"; beyond those named, it has {', '.join(known)}"
+            )
+            raise InputError(f"{layer} has no argument {name!r}{hint}")
 
 
 def check_input(x: Tensor, rows: str, size: int, like: Tensor) -> bool:

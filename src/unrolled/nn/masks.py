@@ -245,7 +245,7 @@ class Drawing:
                     f"the masks are those of {len(known)} sequences, but x has {B}: draw new ones"
                 )
             places = places + masks.step * B
-        self._last, origins = known, known.repeat(T)
+        self._last, origins = known, known.expand(T, B)
         if self.resets is not None:
             origins = torch.where(self._real(self.resets), places.view(T, B), known).cummax(0).values
             self._last = origins[-1]

@@ -21,6 +21,7 @@ from unrolled.nn.autocast import in_own_dtype
 from unrolled.nn.checks import (
     check_flags,
     check_input,
+    check_names,
     check_sizes,
     checked_lengths,
     checked_resets,
@@ -84,6 +85,7 @@ class RecurrentStack(nn.Module):
         check_sizes(input_size=input_size, num_layers=num_layers, **hidden)
         check_flags(batch_first=batch_first, bidirectional=bidirectional, batch_norm=batch_norm)
         check_probability("dropout", dropout)
+        check_names(type(self).__name__, regularisers, Regularisers.__annotations__)
         self.norm = norm
         self.cell = cell = cell if norm is None else normalise(cell, norm)
         self.regulariser = Regulariser(cell, num_layers * (1 + bidirectional), **regularisers)
@@ -352,8 +354,8 @@ class RecurrentStack(nn.Module):
         """One step of all layers: what a sequence of one step gives.
 
         Args:
-            x_t: (B, D), or token numbers (B,).
-            state: by name, each (layers, B, H); None for the start.
+            x_t: (B, D), or token numbers (B,); or without B.
+            state: by name, each (layers, B, H), without B if x_t has no batch; None for the start.
             masks: see `run`.
 
         Returns:
@@ -364,12 +366,20 @@ class RecurrentStack(nn.Module):
         """
         if self.bidirectional:
             raise InputError("a layer that also reads backwards cannot run step by step")
+        if not isinstance(x_t, Tensor):
+            raise InputError(f"x_t is a {type(x_t).__name__}, expected a tensor")
+        tokens = not x_t.is_floating_point()
+        axes = x_t.ndim + tokens
+        if axes not in (1, 2):
+            expected = "(B,), or none" if tokens else f"(B, {self.input_size}), or ({self.input_size},)"
+            raise InputError(f"x_t has shape {tuple(x_t.shape)}, expected {expected} without a batch")
         draws = self.training and (self.dropout or self.regulariser.draws)
         if not torch.is_grad_enabled() and not draws and (streamer := self._streamer(x_t)) is not None:
             streamer.reset(state)
             return streamer(x_t).clone(), {name: value.clone() for name, value in streamer.state.items()}
-        y, end, _ = self.run(x_t.unsqueeze(1 if self.batch_first else 0), state, masks=masks)
-        return y.squeeze(1 if self.batch_first else 0), end
+        time = 1 if self.batch_first and axes == 2 else 0
+        y, end, _ = self.run(x_t.unsqueeze(time), state, masks=masks)
+        return y.squeeze(time), end
 
     def _streamer(self, x_t: Tensor) -> Streamer | None:
         """This thread's streamer for such steps; None where there can be none."""

@@ -305,7 +305,8 @@ class LSTM(_TorchLayer):
 
     def by_name(self, state: Any) -> Mapping[str, Tensor]:
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise InputError("the state of an LSTM is a pair (h, c)")
+            kind = f"a {type(state).__name__}" + f" of {len(state)}" * isinstance(state, tuple | list)
+            raise InputError(f"the state of an LSTM is a pair (h, c), but came as {kind}")
         return dict(zip("hc", state, strict=True))
 
     def _as_torch(self, state: Mapping[str, Tensor]) -> Any:
