@@ -204,7 +204,7 @@ class Rows:
 def _offsets(lengths: Tensor, T: int) -> Tensor:
     """Each step's first row, up to T, and once more what is at T: sums of how many sequences are longer."""
     counts = torch.searchsorted(-lengths, torch.arange(1, -T - 1, -1))  # first of those longer than -1: all
-    return counts.cumsum(0) - len(lengths)
+    return counts.cumsum(0) - lengths.shape[0]
 
 
 def _rows(states: States, first: int, end: int) -> States:
