@@ -10,7 +10,7 @@ demo: .venv/ready  ## train a character model on Shakespeare's plays and let it 
 	$(BIN)/unrolled train char shakespeare --steps $(STEPS) --name demo
 
 test: lint  ## lint, types, tests and coverage
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term-missing:skip-covered
 
 lint: .venv/ready
 	$(BIN)/ruff check .
