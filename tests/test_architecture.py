@@ -11,7 +11,8 @@ import unrolled
 ROOT = Path(unrolled.__file__).parent
 
 LAYERS = (
-    "graph", "trace", "cell", "cells", "compile", "scan", "nn", "convert", "train", "export", "tasks", "cli",
+    "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
+    "nn", "convert", "train", "export", "tasks", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 

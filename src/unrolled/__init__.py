@@ -25,11 +25,12 @@ from unrolled.errors import (
 )
 from unrolled.nn import GRU, LSTM, RNN, Recurrent, Streamer
 from unrolled.scan import scan
+from unrolled.unroll import Checkpointed, Full, Truncated, through_time
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "DataError",
-    "DivergedError", "InputError", "Recurrent", "Streamer", "UnrolledError", "cell", "cells", "fit",
-    "layer_norm", "rms_norm", "scan",
+    "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "Checkpointed",
+    "DataError", "DivergedError", "Full", "InputError", "Recurrent", "Streamer", "Truncated",
+    "UnrolledError", "cell", "cells", "fit", "layer_norm", "rms_norm", "scan", "through_time",
 ]  # fmt: skip

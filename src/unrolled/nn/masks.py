@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as tree
 
 from unrolled.cell import Cell
 from unrolled.errors import InputError
@@ -68,6 +69,20 @@ class Masks:
         self.keys = keys.cpu()
         self.step = torch.zeros((), dtype=torch.long)
         self.sequences: Tensor | None = None
+
+
+def _of(values: Iterable[Any], _: None) -> Masks:
+    masks = Masks.__new__(Masks)
+    masks.keys, masks.step, masks.sequences = values
+    return masks
+
+
+tree.register_pytree_node(  # so that masks can be in a state, as other tensors are
+    Masks,
+    lambda m: ([m.keys, m.step, m.sequences], None),
+    _of,
+    serialized_type_name="unrolled.nn.masks.Masks",
+)
 
 
 class Batch(NamedTuple):
