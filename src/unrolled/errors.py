@@ -29,6 +29,16 @@ class InputError(UnrolledError, ValueError, TypeError, RuntimeError):
     """
 
 
+def check_sizes(**sizes: object) -> None:
+    """
+    Raises:
+        InputError: one of them is not a whole number of at least 1.
+    """
+    for what, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"{what} must be a whole number of at least 1, got {size!r}")
+
+
 def no_such_token(token: int, words: int) -> InputError:
     """What to raise where a token is none of so many words."""
     return InputError(f"token numbers go from 0 to {words - 1}, but x has {token}")

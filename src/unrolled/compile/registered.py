@@ -209,17 +209,8 @@ def _backward(
 
 
 @torch.library.register_fake("unrolled::recurrence_backward", lib=LIBRARY)  # type: ignore[untyped-decorator]
-def _(
-    source: str,
-    graph: str,
-    handed_on: str,
-    layout: str,
-    reverse: bool,
-    needs_x: bool,
-    needs_parameters: bool,
-    *rest: Any,
-) -> list[Tensor]:
-    x, before, states, parameters = rest[:4]
+def _(*given: Any) -> list[Tensor]:
+    needs_x, needs_parameters, x, before, states, parameters = given[5:11]
     of = (*[x] * needs_x, *before, *states, *parameters * needs_parameters)
     return [t.new_empty(t.shape) for t in of]
 

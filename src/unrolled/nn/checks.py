@@ -13,13 +13,6 @@ from unrolled.rows import check_steps
 from unrolled.tracing import watched
 
 
-def check_sizes(**sizes: object) -> None:
-    """See that each is a whole number of at least 1."""
-    for what, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"{what} must be a whole number of at least 1, got {size!r}")
-
-
 def check_flags(**flags: object) -> None:
     """See that each is True or False."""
     for what, flag in flags.items():

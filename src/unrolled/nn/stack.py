@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cell import Cell
-from unrolled.errors import BackendError, InputError
+from unrolled.errors import BackendError, InputError, check_sizes
 from unrolled.nn.autocast import in_own_dtype
 from unrolled.nn.checks import (
     check_flags,
     check_input,
     check_names,
-    check_sizes,
     checked_lengths,
     checked_resets,
     checked_state,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unrolled.compile.stream import Stream
-from unrolled.errors import BackendError, InputError
+from unrolled.errors import BackendError, InputError, check_sizes
 from unrolled.nn.masks import Batch, Drawing
 from unrolled.scan import cannot_run_directly
 
@@ -42,8 +42,7 @@ class Streamer:
     def __init__(self, layer: RecurrentStack, batch: int = 1, *, tokens: bool = False) -> None:
         if layer.bidirectional:
             raise InputError("a layer that also reads backwards cannot run step by step")
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise InputError(f"batch must be a whole number of at least 1, got {batch!r}")
+        check_sizes(batch=batch)
         self.layer = layer
         self.batch = batch
         self._shape = (batch,) if tokens else (batch, layer.input_size)

@@ -50,12 +50,13 @@ class _Run:
         self.stored = {0: (detached(state), torch.get_rng_state())}
         self.state = self.stored[0][0]
         self.known: dict[int, Tensor] = {}
+        self.forwards_done = False
         self.actions = self._actions(policy)
         for action in self.actions:
             self._do(action)
             if action.kind == "tape":
                 break
-        self.end = self.state
+        self.end, self.forwards_done = self.state, True
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -94,7 +95,7 @@ class _Run:
     def _know(self, number: int, tape: Tape) -> None:
         """Take note of the parameters of a tape; on the way back there can be no new ones."""
         for leaf in tape.leaves:
-            if id(leaf) not in self.known and hasattr(self, "end"):
+            if id(leaf) not in self.known and self.forwards_done:
                 raise InputError(
                     f"segment {number} depends on a parameter of shape {tuple(leaf.shape)} that neither the "
                     "first segment nor the last ones depend on: with Checkpointed all must"

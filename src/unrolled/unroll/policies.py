@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from unrolled.errors import InputError
+from unrolled.errors import InputError, check_sizes
 
-UNITS: Final = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+"""Of 1000, or of 1024 in KiB and the like."""
 
 
 def bytes_of(text: str | int) -> int:
@@ -21,16 +22,10 @@ def bytes_of(text: str | int) -> int:
     if isinstance(text, bool) or found is None:
         raise InputError(f"{text!r} is no amount of memory; write it as in 200MB, 1.5GB or 64KiB")
     number, unit, binary = found.groups()
-    factor = UNITS[unit.upper()]
-    size = int(float(number) * (1024 ** (len(str(factor)) // 3) if binary else factor))
+    size = int(float(number) * (1024 if binary else 1000) ** POWERS[unit.upper()])
     if size < 1:
         raise InputError(f"memory must be more than nothing, got {text!r}")
     return size
-
-
-def _count(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{what} must be a whole number of at least 1, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,7 @@ class Truncated:
     k2: int
 
     def __post_init__(self) -> None:
-        _count("k1", self.k1)
-        _count("k2", self.k2)
+        check_sizes(k1=self.k1, k2=self.k2)
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Checkpointed:
         if self.memory is not None:
             bytes_of(self.memory)
         if self.every is not None:
-            _count("every", self.every)
+            check_sizes(every=self.every)
 
 
 Policy = Full | Truncated | Checkpointed
