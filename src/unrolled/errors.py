@@ -6,6 +6,7 @@ why it cannot be, and what works instead. The command line prints that line and 
     UnrolledError
     ├── CellError         the equations of a cell are wrong, or no such cell exists
     ├── InputError        a tensor, a state or an argument of a layer does not fit
+    │   └── BudgetError   an amount of memory is too small; the message says how much it takes
     ├── BackendError      a backend cannot run what it was asked to
     ├── DataError         a text, a data set or a download
     ├── CheckpointError   a run folder or a checkpoint
@@ -27,6 +28,10 @@ class InputError(UnrolledError, ValueError, TypeError, RuntimeError):
     For the same mistake torch raises now the one and now the other of these kinds; whoever catches its errors
     catches this.
     """
+
+
+class BudgetError(InputError):
+    """An amount of memory is too small for what is to be done in it; the message says how much it takes."""
 
 
 def check_sizes(**sizes: object) -> None:

@@ -61,7 +61,7 @@ def test_a_schedule_has_the_fewest_passes_and_keeps_to_the_budget(state: int, ta
             budget = Budget(memory, state, tape)
             expected = fewest(segments, budget)
             if expected == float("inf"):
-                with pytest.raises(InputError, match="bytes are too few"):
+                with pytest.raises(InputError, match="is too small: it takes"):
                     Schedule(segments, budget)
                 continue
             schedule = Schedule(segments, budget)

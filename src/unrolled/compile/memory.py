@@ -41,7 +41,8 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
     size = elements * dtype.itemsize
     if size < LARGE:
         return torch.empty(elements, dtype=dtype, device="cpu")
-    size = -(-size // LARGE) * LARGE
+    grain = 1 << (size.bit_length() - 6)  # at most a thirtieth more, so that nearly the same size is the same
+    size = -(-size // grain) * grain
     with _lock:
         _take_back()
         fitting = [k for k, (free, _) in enumerate(_free) if size <= free <= LOOSE * size]

@@ -1,10 +1,10 @@
-"""Segments of a sequence run one after the other: straight on, or each with a tape of its own."""
+"""Segments of a sequence, each computed from the state behind the one before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -14,43 +14,136 @@ from unrolled.errors import InputError
 
 Step = Callable[[Any, Any], tuple[Tensor, Any]]
 
+SAME: Final = {torch.float64: 1e-10}
+"""How near, relatively, what a segment computes must come when it runs again; in other precisions 1e-4."""
 
-class Chain:
-    """A step, checked: what it returns is a loss and a state like the one before."""
 
-    def __init__(self, step: Step) -> None:
+class Chain(Protocol):
+    """What a policy goes along."""
+
+    @property
+    def count(self) -> int:
+        """How many segments there are."""
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """The tensors that learn, and that segments have parts of."""
+
+    def part(self, number: int) -> tuple[Any, list[Tensor]]:
+        """A segment, and its parts of `inputs`, without a history."""
+
+    def run(self, number: int, segment: Any, state: Any) -> tuple[list[Tensor], Any]:
+        """What comes out of a segment, and the state behind it.
+
+        Raises:
+            InputError: it is not what it should be.
+        """
+
+    def keep(self, number: int, outs: Sequence[Tensor]) -> None:
+        """Take what comes out of a segment; or compare it, where it has run before.
+
+        Raises:
+            InputError: it is not what it was then.
+        """
+
+    def outs(self) -> list[Tensor]:
+        """What came out of all segments together."""
+
+    def upstream(self, number: int, d_outs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradient of what comes out of a segment, from that of `outs`."""
+
+    def take(self, number: int, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of a segment's parts of `inputs`."""
+
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients of `inputs`, from those of all their parts."""
+
+
+class Losses:
+    """Segments that have a loss each, for `through_time`."""
+
+    inputs: Sequence[Tensor] = ()
+
+    def __init__(self, step: Step, segments: Iterable[Any]) -> None:
         self.step = step
-
-    def run(self, number: int, segment: Any, state: Any) -> tuple[Tensor, Any]:
-        """The loss of a segment, and the state behind it.
-
-        Raises:
-            InputError: the step does not return these.
-        """
-        found = self.step(segment, state)
-        where = f"the step, for segment {number},"
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise InputError(f"{where} returned a {type(found).__name__}, expected a pair (loss, state)")
-        loss, after = found
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise InputError(f"{where} returned a loss {_shape_of(loss)}, expected a tensor of one number")
-        if state is not None:
-            _check_like(where, state, after)
-        return loss.reshape(()), after
-
-    def straight(self, segments: Iterable[Any], state: Any) -> tuple[Tensor, Any]:
-        """All segments on one tape, if one is kept at all.
-
-        Raises:
-            InputError: there is no segment.
-        """
-        losses = []
-        for number, segment in enumerate(segments):
-            loss, state = self.run(number, segment, state)
-            losses.append(loss)
-        if not losses:
+        # What can be looked up is, segment by segment, and never all at once.
+        found: Any = segments
+        if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
+            found = [*segments]
+        self.segments, self.count = found, len(found)
+        if not self.count:
             raise InputError("there are no segments")
-        return torch.stack(losses).sum(), state
+        self._values: Tensor | None = None
+        self._ran = 0
+
+    def part(self, number: int) -> tuple[Any, list[Tensor]]:
+        try:
+            return self.segments[number], []
+        except (IndexError, KeyError):
+            raise InputError(f"the segments end after {number}, but there should be {self.count}") from None
+
+    def run(self, number: int, segment: Any, state: Any) -> tuple[list[Tensor], Any]:
+        return run_step(self.step, number, segment, state)
+
+    def keep(self, number: int, outs: Sequence[Tensor]) -> None:
+        (loss,) = outs
+        if self._values is None:
+            self._values = loss.new_empty(self.count)
+        if number >= self._ran:
+            self._values[number], self._ran = loss.detach(), number + 1
+        elif not same(self._values[number], loss):
+            before, now = float(self._values[number]), float(loss)
+            raise not_again(f"the loss of segment {number}", before, now)
+
+    def outs(self) -> list[Tensor]:
+        assert self._values is not None
+        return [self._values.sum()]
+
+    def upstream(self, number: int, d_outs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        return [*d_outs]
+
+    def take(self, number: int, gradients: Sequence[Tensor | None]) -> None:
+        assert not gradients
+
+    def gradients(self) -> list[Tensor | None]:
+        return []
+
+
+def run_step(step: Step, number: int, segment: Any, state: Any) -> tuple[list[Tensor], Any]:
+    """The loss of a segment, and the state behind it.
+
+    Raises:
+        InputError: the step does not return these, or cannot take the segment.
+    """
+    try:
+        found = step(segment, state)
+    except InputError as error:
+        raise InputError(f"segment {number}: {error}") from error
+    where = f"the step, for segment {number},"
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise InputError(f"{where} returned a {type(found).__name__}, expected a pair (loss, state)")
+    loss, after = found
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise InputError(f"{where} returned a loss {shape_of(loss)}, expected a tensor of one number")
+    if state is not None:
+        _check_like(where, state, after)
+    return [loss.reshape(())], after
+
+
+def same(before: Tensor, now: Tensor) -> bool:
+    """Whether a number that was computed again is what it was."""
+    a, b = float(before), float(now)
+    near = SAME.get(before.dtype, 1e-4)
+    return math.isclose(a, b, rel_tol=near, abs_tol=near) or (math.isnan(a) and math.isnan(b)) or a == b
+
+
+def not_again(what: str, before: float, now: float) -> InputError:
+    """What to raise where a segment that runs again computes something else."""
+    return InputError(
+        f"{what} was {before:.9g}, but {now:.9g} when it ran again: what a step computes may depend on "
+        "nothing but its segment, its state, parameters and torch's generator (masks of a layer belong into "
+        "the state)"
+    )
 
 
 def _check_like(where: str, before: Any, after: Any) -> None:
@@ -61,10 +154,10 @@ def _check_like(where: str, before: Any, after: Any) -> None:
         if isinstance(a, Tensor)
     )
     if not alike:
-        raise InputError(f"{where} changed the state from {_shape_of(before)} to {_shape_of(after)}")
+        raise InputError(f"{where} changed the state from {shape_of(before)} to {shape_of(after)}")
 
 
-def _shape_of(state: Any) -> str:
+def shape_of(state: Any) -> str:
     """A state in words: shapes and dtypes in place of tensors."""
 
     def of(leaf: Any) -> Any:
@@ -76,126 +169,3 @@ def _shape_of(state: Any) -> str:
 class _Shape(str):
     def __repr__(self) -> str:
         return self
-
-
-def tensors_of(state: Any) -> list[Tensor]:
-    """The tensors of a state, in order."""
-    return [t for t in tree.tree_leaves(state) if isinstance(t, Tensor)]
-
-
-def with_tensors(state: Any, tensors: Iterable[Tensor]) -> Any:
-    """The same state with other tensors."""
-    rest: Iterator[Tensor] = iter(tensors)
-    return tree.tree_map(lambda leaf: next(rest) if isinstance(leaf, Tensor) else leaf, state)
-
-
-def detached(state: Any, learning: bool = False) -> Any:
-    """A state that knows nothing of what came before it.
-
-    Args:
-        learning: its numbers require a gradient, where they can.
-    """
-    return with_tensors(
-        state,
-        (t.detach().requires_grad_(learning and t.is_floating_point()) for t in tensors_of(state)),
-    )
-
-
-@dataclass
-class Tape:
-    """What goes back through one segment.
-
-    start: the tensors of the state before it; loss, end: what its step returned, the state as tensors;
-    leaves: the parameters, and other tensors without a history, that it depends on.
-    """
-
-    start: list[Tensor]
-    loss: Tensor
-    end: list[Tensor]
-    leaves: list[Tensor]
-
-    @staticmethod
-    def of(chain: Chain, number: int, segment: Any, state: Any) -> tuple[Tape, Any]:
-        """Run a segment on a tape of its own; returns that, and the state behind it.
-
-        Raises:
-            InputError: the segment depends on something that was computed before it ran, besides its state.
-        """
-        with torch.enable_grad():
-            begun = torch.zeros((), requires_grad=True).clone().grad_fn
-            torch.clear_autocast_cache()  # of parameters that earlier segments have converted
-            state = detached(state, learning=True)
-            start = tensors_of(state)  # before a step changes what the state has, as masks do
-            loss, after = chain.run(number, segment, state)
-        end = tensors_of(after)
-        leaves = _leaves((loss, *end), begun)
-        own = {id(t) for t in start}
-        return Tape(start, loss, end, [t for t in leaves if id(t) not in own]), detached(after)
-
-    def back(
-        self,
-        d_loss: Tensor | None,
-        d_end: Sequence[Tensor | None],
-        leaves: Sequence[Tensor],
-        keep: bool = False,
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """The gradients of the state before it, and of the leaves.
-
-        Args:
-            keep: the tape will be needed again.
-        """
-        pairs = [(self.loss, d_loss), *zip(self.end, d_end, strict=True)]
-        pairs = [(t, d) for t, d in pairs if d is not None and t.requires_grad]
-        wanted = [t for t in self.start if t.requires_grad]
-        if not pairs or not (wanted or leaves):
-            return [None] * len(self.start), [None] * len(leaves)
-        ends, gradients = zip(*pairs, strict=True)
-        found = torch.autograd.grad(ends, [*wanted, *leaves], gradients, allow_unused=True, retain_graph=keep)
-        of_state = iter(found[: len(wanted)])
-        return [next(of_state) if t.requires_grad else None for t in self.start], list(found[len(wanted) :])
-
-
-def _leaves(tensors: Iterable[Tensor], begun: Any) -> list[Tensor]:
-    """The tensors without a history that others depend on, through what was computed since then."""
-    waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen, found = {*waiting}, {}
-    while waiting:
-        node: Any = waiting.pop()
-        if hasattr(node, "variable"):
-            found[id(node.variable)] = node.variable
-        elif node._sequence_nr() < begun._sequence_nr():
-            raise InputError(
-                f"the step depends on a tensor that was computed outside of it ({node.name()}), and would go "
-                "back through that once a segment: put that tensor into the state"
-            )
-        new = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= new
-        waiting += new
-    return list(found.values())
-
-
-class Sums:
-    """Gradients that add up, by what they belong to."""
-
-    def __init__(self) -> None:
-        self.values: dict[int, tuple[Tensor, Tensor]] = {}
-        self._own: set[int] = set()  # those that nobody else holds
-
-    def add(self, tensors: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
-        """Add a gradient of each tensor, or none."""
-        for tensor, d in zip(tensors, gradients, strict=True):
-            if d is None:
-                continue
-            key = id(tensor)
-            if key not in self.values:
-                self.values[key] = tensor, d
-            elif key in self._own:
-                self.values[key][1].add_(d)
-            else:
-                self._own.add(key)
-                self.values[key] = tensor, self.values[key][1] + d
-
-    def of(self, tensor: Tensor) -> Tensor | None:
-        """The sum that belongs to a tensor."""
-        found = self.values.get(id(tensor))
-        return None if found is None else found[1]

@@ -2,55 +2,48 @@
 
 The forward pass stores states and ends with the tapes of the last segments; the way back begins with those,
 and goes on as the schedule says. To autograd it is one function of the parameters and the first state: hooks
-fire once, and what comes after the loss may be anything.
+fire once, and what comes after the results may be anything.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import saved_tensors_hooks
 
 from unrolled.errors import InputError
-from unrolled.unroll.chain import Chain, Sums, Tape, detached, tensors_of, with_tensors
-from unrolled.unroll.policies import Checkpointed, bytes_of
-from unrolled.unroll.schedule import Action, Budget, Schedule, spaced
-
-FINEST: Final = 256
-"""Groups of segments that a schedule tells apart, at most."""
-
-SAME: Final = {torch.float64: 1e-10}
-"""How near, relatively, the loss of a segment that runs again must come; in other precisions 1e-4."""
+from unrolled.unroll.chain import Chain
+from unrolled.unroll.footprint import measured, planned_for
+from unrolled.unroll.policies import Checkpointed
+from unrolled.unroll.schedule import Action, spaced
+from unrolled.unroll.stored import Stored
+from unrolled.unroll.tape import Sums, Tape, detached, tensors_of, with_tensors
 
 
-def checkpointed(
-    chain: Chain, segments: Iterable[Any], state: Any, policy: Checkpointed
-) -> tuple[Tensor, Any]:
-    """See `through_time`."""
-    run = _Run(chain, [*segments], state, policy)
-    total, *end = _Replayed.apply(run, *run.leaves, *tensors_of(state))  # type: ignore[no-untyped-call]
-    return total, with_tensors(run.end, end)
+def checkpointed(chain: Chain, state: Any, policy: Checkpointed) -> tuple[list[Tensor], Any]:
+    """What comes out of all segments, and the state behind the last."""
+    run = _Run(chain, state, policy)
+    given = *chain.inputs, *run.leaves, *tensors_of(state)
+    results = _Replayed.apply(run, *given)  # type: ignore[no-untyped-call]
+    outs = len(results) - len(tensors_of(run.end))
+    return list(results[:outs]), with_tensors(run.end, results[outs:])
 
 
 class _Run:
     """The forward pass, and what is left of it for the way back."""
 
-    def __init__(self, chain: Chain, segments: Sequence[Any], state: Any, policy: Checkpointed) -> None:
-        if not segments:
-            raise InputError("there are no segments")
-        self.chain, self.segments = chain, segments
+    def __init__(self, chain: Chain, state: Any, policy: Checkpointed) -> None:
+        self.chain = chain
         self.casting = _casting()
-        self.losses: list[Tensor] = []
         self.tapes: list[Tape] = []
-        self.stored = {0: (detached(state), torch.get_rng_state())}
-        self.state = self.stored[0][0]
+        self.state = detached(state)
+        self.start = self.state, torch.get_rng_state()
         self.known: dict[int, Tensor] = {}
-        self.forwards_done = False
+        self.forwards_done = self.done = False
+        self._begun: tuple[Tape, Any] | None = None
         self.actions = self._actions(policy)
         for action in self.actions:
             self._do(action)
@@ -65,104 +58,86 @@ class _Run:
 
     def _actions(self, policy: Checkpointed) -> Iterator[Action]:
         """What to do, for single segments; a budget is shared out by what the first takes."""
-        count = len(self.segments)
+        count = self.chain.count
         if policy.every is not None:
+            self.stored = Stored(-(-count // policy.every) - 1, self.start[1])
             return spaced(count, policy.every)
-        state, tape = self._sizes()
-        group = -(-count // FINEST)
-        budget = Budget(bytes_of(policy.memory or 0), state, tape * group)
-        actions = Schedule(-(-count // group), budget).actions()
-        return (Action(a.kind, a.first * group, min(a.end * group, count)) for a in actions)
+        footprint, tape, after = measured(self.chain, self.state)
+        self._begun = tape, after
+        planned = planned_for(count, footprint, policy)
+        self.stored = Stored(planned.schedule.stored, self.start[1], planned.folder)
+        return planned.actions()
 
-    def _sizes(self) -> tuple[int, int]:
-        """The bytes of a stored state and of a tape, by those of the first segment, which runs once more."""
-        taken: dict[int, int] = {}
-
-        def count(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            taken[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with saved_tensors_hooks(count, lambda tensor: tensor):
-            tape, after = Tape.of(self.chain, 0, self.segments[0], self.state)
-        torch.set_rng_state(self.stored[0][1])
-        self._know(0, tape)
-        for tensor in (*tape.leaves, *tape.start):
-            taken.pop(tensor.untyped_storage().data_ptr(), None)
-        state = sum(t.untyped_storage().nbytes() for t in tensors_of(after))
-        return state + self.stored[0][1].nbytes, sum(taken.values())
-
-    def _know(self, number: int, tape: Tape) -> None:
+    def _know(self, tape: Tape) -> None:
         """Take note of the parameters of a tape; on the way back there can be no new ones."""
         for leaf in tape.leaves:
             if id(leaf) not in self.known and self.forwards_done:
                 raise InputError(
-                    f"segment {number} depends on a parameter of shape {tuple(leaf.shape)} that neither the "
-                    "first segment nor the last ones depend on: with Checkpointed all must"
+                    f"segment {tape.number} depends on a parameter of shape {tuple(leaf.shape)} that neither "
+                    "the first segment nor the last ones depend on: with Checkpointed all must"
                 )
             self.known.setdefault(id(leaf), leaf)
 
     def _do(self, action: Action) -> None:
         if action.kind == "load":
-            self.state, random = self.stored[action.first]
+            self.state, random = self.stored.get(action.first) if action.first else self.start
             torch.set_rng_state(random)
         elif action.kind == "store":
-            self.stored[action.first] = self.state, torch.get_rng_state()
+            self.stored.put(action.first, self.state, torch.get_rng_state())
         else:
             for number in range(action.first, action.end):
                 self._segment(number, action.kind == "tape")
 
     def _segment(self, number: int, taped: bool) -> None:
-        if taped:
-            tape, self.state = Tape.of(self.chain, number, self.segments[number], self.state)
-            self._know(number, tape)
-            self.tapes.append(tape)
-            loss = tape.loss.detach()
+        begun, self._begun = self._begun, None
+        if taped or begun:
+            tape, after = begun or Tape.of(self.chain, number, self.state)
+            self._know(tape)
+            if taped:
+                self.tapes.append(tape)
+            outs = tape.outs
         else:
+            segment, _ = self.chain.part(number)
             with torch.no_grad():
-                loss, after = self.chain.run(number, self.segments[number], detached(self.state))
-            self.state = detached(after)
-        if number == len(self.losses):
-            self.losses.append(loss.clone())
-        elif not _same(self.losses[number], loss):
-            before, now = float(self.losses[number]), float(loss)
-            raise InputError(
-                f"the loss of segment {number} was {before:.9g}, but {now:.9g} when it ran again: what a "
-                "step computes may depend on nothing but its segment, its state, parameters and torch's "
-                "generator (masks of a layer belong into the state)"
-            )
+                outs, after = self.chain.run(number, segment, detached(self.state))
+        self.state = detached(after)
+        self.chain.keep(number, outs)
 
-    def back(
-        self, d_total: Tensor | None, d_end: Sequence[Tensor | None]
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """The gradients of the leaves and of the first state, from those of the loss and the last state."""
-        if not self.stored:
-            raise InputError(
-                "the gradient of a checkpointed loss can be had once: what it needed is let go of"
-            )
+    def back(self, d_outs: Sequence[Tensor | None], d_end: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradients of inputs, leaves and the first state, from those of the results and the last
+        state."""
+        if self.done:
+            raise InputError("the gradient of what is checkpointed can be had once: what it needed is gone")
         leaves, d_state = self.leaves, list(d_end)
         sums = Sums()
         random = torch.get_rng_state()
         with self.casting():
             while True:
                 while self.tapes:
-                    d_state, found = self.tapes.pop().back(d_total, d_state, leaves)
+                    tape = self.tapes.pop()
+                    d_state, of_inputs, found = tape.back(
+                        self.chain.upstream(tape.number, d_outs), d_state, leaves
+                    )
                     sums.add(leaves, found)
+                    self.chain.take(tape.number, of_inputs)
+                    del tape, found, of_inputs
                 for action in self.actions:
                     if action.kind == "back":
-                        del self.stored[action.first]
+                        if action.first:
+                            self.stored.drop(action.first)
                         continue
                     self._do(action)
                     if action.kind == "tape":
                         break
                 else:
                     break
+        self.done = True
         torch.set_rng_state(random)
-        return [*map(sums.of, leaves)], d_state
+        return [*self.chain.gradients(), *map(sums.of, leaves), *d_state]
 
 
 class _Replayed(torch.autograd.Function):
-    """The loss and the last state as a function of parameters and the first state."""
+    """The results and the last state as a function of inputs, parameters and the first state."""
 
     @staticmethod
     def forward(ctx: Any, run: _Run, *tensors: Tensor) -> Any:
@@ -170,20 +145,15 @@ class _Replayed(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         given = {t.untyped_storage().data_ptr() for t in tensors}
         end = [t.clone() if t.untyped_storage().data_ptr() in given else t for t in tensors_of(run.end)]
-        ctx.mark_non_differentiable(*(t for t in end if not t.is_floating_point()))
-        return (torch.stack(run.losses).sum(), *end)
+        outs = run.chain.outs()
+        ctx.outs = len(outs)
+        ctx.mark_non_differentiable(*(t for t in (*outs, *end) if not t.is_floating_point()))
+        return (*outs, *end)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_total: Tensor | None, *d_end: Tensor | None) -> Any:
-        of_leaves, of_start = ctx.run.back(d_total, d_end)
-        return (None, *of_leaves, *of_start)
-
-
-def _same(before: Tensor, now: Tensor) -> bool:
-    a, b = float(before), float(now)
-    near = SAME.get(before.dtype, 1e-4)
-    return math.isclose(a, b, rel_tol=near, abs_tol=near) or (math.isnan(a) and math.isnan(b)) or a == b
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        return (None, *ctx.run.back(upstream[: ctx.outs], upstream[ctx.outs :]))
 
 
 def _casting() -> Any:

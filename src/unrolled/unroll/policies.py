@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from unrolled.errors import InputError, check_sizes
@@ -26,6 +28,12 @@ def bytes_of(text: str | int) -> int:
     if size < 1:
         raise InputError(f"memory must be more than nothing, got {text!r}")
     return size
+
+
+def amount(size: int) -> str:
+    """Bytes as a reader would write them, rounded up: "12.4MB"."""
+    power = next(power for power in (0, 1, 2, 3, 4) if size < 1000 ** (power + 1) or power == 4)
+    return f"{math.ceil(size / 1000**power * 10) / 10:g}{[*POWERS][power]}B"
 
 
 @dataclass(frozen=True)
@@ -53,24 +61,47 @@ class Checkpointed:
     """The exact gradient from stored states, between which segments are run again.
 
     Args:
-        memory: what stored states and tapes may take, as in "200MB" or a number of bytes; they are laid out
-            so that as little as can be is run again.
+        memory: what may be taken besides parameters and their gradients, as in "200MB" or a number of bytes.
+            What the first segment takes is measured; then as few segments run again as this allows.
         every: or a state is stored before every so many segments.
+        disk: stored states may take so much in a file, where fewer segments run again then.
+        folder: of that file; if not given the system's for temporary files.
 
     Raises:
-        InputError: not one of the two is given, or it is none.
+        InputError: not one of the first two is given, or it is none.
     """
 
     memory: str | int | None = None
     every: int | None = None
+    disk: str | int | None = None
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         if (self.memory is None) == (self.every is None):
             raise InputError("Checkpointed takes memory, as in '200MB', or every, a number of segments")
         if self.memory is not None:
             bytes_of(self.memory)
+        if self.disk is not None and self.memory is None:
+            raise InputError("disk goes with memory: what is in memory besides it")
+        if self.disk is not None:
+            bytes_of(self.disk)
+        if self.folder is not None and (self.disk is None or not Path(self.folder).is_dir()):
+            raise InputError(f"folder goes with disk, and must be there: {str(self.folder)!r}")
         if self.every is not None:
             check_sizes(every=self.every)
 
 
 Policy = Full | Truncated | Checkpointed
+
+
+def checked_policy(bptt: object) -> Policy:
+    """A policy; `Full()` where none is given.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if bptt is None:
+        return Full()
+    if not isinstance(bptt, Policy):
+        raise InputError(f"bptt is a {type(bptt).__name__}, expected Full, Truncated or Checkpointed")
+    return bptt

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, Literal
 
 import numpy as np
 
-from unrolled.errors import InputError
+from unrolled.errors import BudgetError
+from unrolled.unroll.policies import amount
 
 Kind = Literal["pass", "store", "tape", "back", "load"]
 
@@ -47,41 +48,79 @@ class Action:
 class Budget:
     """How much fits.
 
-    memory: bytes for stored states and tapes, besides the state before the first segment.
+    memory: bytes for all, besides the state before the first segment.
     state, tape: bytes of a stored state, and of the tape of one segment.
+    transient: bytes that come and go while a segment runs, or is gone back through.
+    disk: bytes for the stored states elsewhere; 0 where they are in memory with the rest.
     """
 
     memory: int
     state: int
     tape: int
+    transient: int = 0
+    disk: int = 0
 
     def at_once(self, stored: int = 0) -> int:
         """The segments whose tapes fit beside so many states."""
-        return max(self.memory - stored * self.state, 0) // max(self.tape, 1)
+        states = stored * self.state
+        if self.disk:
+            return (self.memory - self.transient) // max(self.tape, 1) if states <= self.disk else 0
+        return max(self.memory - self.transient - states, 0) // max(self.tape, 1)
 
 
-NEVER: Final = 1 << 60
+NEVER: Final = 1 << 29
 
 
 class Schedule:
     """The fewest passes for so many segments in a budget.
 
     Raises:
-        InputError: the budget is too small for any schedule.
+        BudgetError: the budget is too small for any schedule.
     """
 
     def __init__(self, segments: int, budget: Budget) -> None:
         self.segments, self.budget = segments, budget
-        needed = budget.tape + budget.state * (segments > 1)
-        if budget.at_once() < segments and budget.memory < needed:
-            raise InputError(
-                f"{budget.memory} bytes are too few: a state and the tape of one segment take {needed}"
-            )
+        if budget.memory < (needed := self.least(segments, budget)):
+            raise BudgetError(f"a budget of {amount(budget.memory)} is too small: it takes {amount(needed)}")
+        if 0 < budget.disk < budget.state and budget.at_once() < segments:
+            raise BudgetError(f"{amount(budget.disk)} on disk hold no state of {amount(budget.state)}")
+
+    @staticmethod
+    def least(segments: int, budget: Budget) -> int:
+        """The smallest budget, in bytes, in which there is a schedule."""
+        one_by_one = budget.tape + budget.state * (segments > 1 and not budget.disk)
+        return budget.transient + min(one_by_one, segments * budget.tape)
 
     @property
     def passes(self) -> int:
         """How often segments are passed, all together."""
         return int(self._table[0][self.segments, 0])
+
+    @cached_property
+    def loads(self) -> list[tuple[int, int]]:
+        """The states that are stored, and the segments that are taped, whenever they are the most."""
+        stored, found = 0, []
+        for action in self.actions():
+            if action.kind == "store":
+                stored += 1
+            elif action.kind == "tape":
+                found.append((stored, action.end - action.first))
+            elif action.kind == "back":
+                stored -= action.first > 0
+        return found
+
+    @property
+    def stored(self) -> int:
+        """The states that are stored at once, at most."""
+        return max(stored for stored, _ in self.loads)
+
+    @property
+    def peak(self) -> int:
+        """The bytes that it takes, which may be less than the budget."""
+        state = 0 if self.budget.disk else self.budget.state
+        return self.budget.transient + max(
+            stored * state + taped * self.budget.tape for stored, taped in self.loads
+        )
 
     def actions(self) -> Iterator[Action]:
         """What to do, in order. Up to the first tape it is the forward pass."""
@@ -106,18 +145,24 @@ class Schedule:
         while states < N and self.budget.at_once(states):
             states += 1
         at_once = np.array([self.budget.at_once(j) for j in range(states)])
-        passes = np.full((N + 1, states + 1), NEVER)
-        parts = np.zeros((N + 1, states), dtype=np.int64)
+        passes = np.full((N + 1, states + 1), NEVER, dtype=np.int32)
+        parts = np.zeros((N + 1, states), dtype=np.int32)
         passes[0] = 0
+        numbers = np.arange(N + 1, dtype=np.int32)
         for n in range(1, N + 1):
-            y = np.arange(1, n)
-            costs = y[:, None] + passes[n - 1 : 0 : -1, 1:] + passes[1:n, :-1]
+            costs = numbers[1:n, None] + passes[n - 1 : 0 : -1, 1:] + passes[1:n, :-1]
             if n > 1:
                 parts[n] = costs.argmin(0) + 1
                 passes[n, :-1] = np.minimum(costs.min(0), NEVER)
             fits = at_once >= n
             parts[n, fits], passes[n, :-1][fits] = 0, 0
         return passes, parts
+
+
+@lru_cache(64)
+def schedule(segments: int, budget: Budget) -> Schedule:
+    """The schedule for so many segments; making one may take a tenth of a second."""
+    return Schedule(segments, budget)
 
 
 def spaced(segments: int, every: int) -> Iterator[Action]:

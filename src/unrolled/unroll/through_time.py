@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from unrolled.errors import InputError
-from unrolled.unroll.chain import Chain, Step
+from unrolled.unroll.chain import Losses, Step, run_step
 from unrolled.unroll.checkpointed import checkpointed
-from unrolled.unroll.policies import Full, Policy, Truncated
-from unrolled.unroll.truncated import truncated
+from unrolled.unroll.policies import Full, Policy, Truncated, checked_policy
+from unrolled.unroll.truncated import truncated_losses
 
 
 def through_time(
@@ -42,12 +42,16 @@ def through_time(
         InputError: a step gives something else, nothing fits the budget, or a step that runs again gives
             another loss than before.
     """
-    bptt = Full() if bptt is None else bptt
-    if not isinstance(bptt, Policy):
-        raise InputError(f"bptt is a {type(bptt).__name__}, expected Full, Truncated or Checkpointed")
-    chain = Chain(step)
+    bptt = checked_policy(bptt)
     if isinstance(bptt, Full) or not torch.is_grad_enabled():
-        return chain.straight(segments, state)
+        losses = []
+        for number, segment in enumerate(segments):
+            (loss,), state = run_step(step, number, segment, state)
+            losses.append(loss)
+        if not losses:
+            raise InputError("there are no segments")
+        return torch.stack(losses).sum(), state
     if isinstance(bptt, Truncated):
-        return truncated(chain, segments, state, bptt)
-    return checkpointed(chain, segments, state, bptt)
+        return truncated_losses(step, segments, state, bptt)
+    (total,), state = checkpointed(Losses(step, segments), state, bptt)
+    return total, state

@@ -1,8 +1,8 @@
 """Gradients that reach back so far and no further.
 
-After every k1 segments, the gradient of their losses goes back through at most k2 segments. Tapes of the last
-k2 are kept, each with a beginning of its own, and a gradient stops where they end. It is had while the
-sequence runs, so that no more than k2 segments are in memory, however many there are.
+After every k1 segments, the gradient of what came out of them goes back through at most k2 segments. Each
+segment has a tape with a beginning of its own, and a gradient stops where tapes end. That of losses is had
+while the sequence runs, so that no more than k2 segments are in memory, however many there are.
 
 Source: Williams & Peng 1990, doi:10.1162/neco.1990.2.4.490.
 """
@@ -10,54 +10,98 @@ Source: Williams & Peng 1990, doi:10.1162/neco.1990.2.4.490.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unrolled.errors import InputError
-from unrolled.unroll.chain import Chain, Sums, Tape, detached, tensors_of
+from unrolled.unroll.chain import Chain, Losses, Step
 from unrolled.unroll.policies import Truncated
+from unrolled.unroll.tape import Sums, Tape, detached, tensors_of, with_tensors
 
 
-def truncated(chain: Chain, segments: Iterable[Any], state: Any, policy: Truncated) -> tuple[Tensor, Any]:
+class Window(NamedTuple):
+    """The gradient of what comes out from `begin` up to `end`, back to `first`."""
+
+    first: int
+    begin: int
+    end: int
+
+
+def windows(count: int, policy: Truncated) -> list[Window]:
+    """What a policy means for so many steps; the last window may be shorter.
+
+    Raises:
+        InputError: k1 is more than there is.
+    """
+    k1, k2 = policy.k1, policy.k2
+    if count < k1:
+        raise InputError(f"k1 is {k1}, but there are {count}")
+    ends = [*range(k1, count, k1), count]
+    return [Window(max(end - k2, 0), k1 * number, end) for number, end in enumerate(ends)]
+
+
+class _Back:
+    """Goes back through tapes, and adds up what it finds."""
+
+    def __init__(self, start: Sequence[Tensor]) -> None:
+        self.start = start
+        self.sums = Sums()
+
+    def through(
+        self, tapes: Sequence[Tape], chain: Chain, d_outs: Sequence[Tensor | None], begin: int,
+        d_end: Sequence[Tensor | None],
+    ) -> None:  # fmt: skip
+        """The gradient of what came out from the segment `begin` on."""
+        d_state = [*d_end]
+        for tape in reversed(tapes):
+            seeds = chain.upstream(tape.number, d_outs) if tape.number >= begin else [None] * len(tape.outs)
+            d_state, of_inputs, found = tape.back(seeds, d_state, tape.leaves, keep=True)
+            chain.take(tape.number, of_inputs)
+            self.sums.add(tape.leaves, found)
+        if tapes[0].number == 0:  # nothing is cut off
+            self.sums.add(self.start, d_state)
+
+
+class _Passing(Losses):
+    """Segments that come by one after the other."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.segment: Any = None
+
+    def part(self, number: int) -> tuple[Any, list[Tensor]]:
+        return self.segment, []
+
+
+def truncated_losses(
+    step: Step, segments: Iterable[Any], state: Any, policy: Truncated
+) -> tuple[Tensor, Any]:
     """See `through_time`."""
-    begin = tensors_of(state)
+    chain, back = _Passing(step), _Back(tensors_of(state))
     tapes: deque[Tape] = deque(maxlen=policy.k2)
     losses: list[Tensor] = []
-    sums, of_begin = Sums(), Sums()
-    since, number = 0, -1
+    seed, done = torch.ones(()), 0
     state = detached(state)
-
-    def back() -> None:
-        """The gradient of the losses since the last time."""
-        d_state: list[Tensor | None] = [None] * len(tensors_of(state))
-        for age, tape in enumerate(reversed(tapes)):
-            seed = torch.ones_like(tape.loss) if age < since else None
-            d_state, found = tape.back(seed, d_state, tape.leaves, keep=True)
-            sums.add(tape.leaves, found)
-        if len(tapes) == number + 1:  # nothing is cut off
-            of_begin.add(begin, d_state)
-
-    for number, segment in enumerate(segments):
-        tape, state = Tape.of(chain, number, segment, state)
+    for number, chain.segment in enumerate(segments):
+        tape, state = Tape.of(chain, number, state)
         tapes.append(tape)
-        losses.append(tape.loss.detach())
-        since += 1
-        if since == policy.k1:
-            back()
-            since = 0
-    if number + 1 < policy.k1:
-        raise InputError(f"k1 is {policy.k1}, but there are {number + 1} segments")
-    if since:
-        back()
+        losses.append(tape.outs[0].detach())
+        if number + 1 == done + policy.k1:
+            back.through([*tapes], chain, [seed.to(losses[-1])], done, [None] * len(tape.end))
+            done = number + 1
+    if len(losses) < policy.k1:
+        raise InputError(f"k1 is {policy.k1}, but there are {len(losses)} segments")
+    if done < len(losses):
+        back.through([*tapes], chain, [seed.to(losses[-1])], done, [None] * len(tapes[-1].end))
     total = torch.stack(losses).sum()
-    of_all = sums.values | {key: value for key, value in of_begin.values.items() if value[0].requires_grad}
+    of_all = [pair for pair in back.sums.values.values() if pair[0].requires_grad]
     if not of_all:
         return total, state
-    leaves, gradients = zip(*of_all.values(), strict=True)
+    leaves, gradients = zip(*of_all, strict=True)
     return _Known.apply(total, gradients, *leaves), state  # type: ignore[no-untyped-call]
 
 
@@ -73,3 +117,50 @@ class _Known(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor) -> Any:
         return (None, None, *(d_total * gradient for gradient in ctx.saved_tensors))
+
+
+def truncated(chain: Chain, state: Any, along: Sequence[Window]) -> tuple[list[Tensor], Any]:
+    """What comes out of all segments, and the state behind the last; all tapes are kept.
+
+    Args:
+        along: windows of segments.
+    """
+    start, tapes = tensors_of(state), []
+    state = detached(state)
+    for number in range(chain.count):
+        tape, state = Tape.of(chain, number, state)
+        chain.keep(number, tape.outs)
+        tapes.append(tape)
+    leaves = [*{id(leaf): leaf for tape in tapes for leaf in tape.leaves}.values()]
+    given = *chain.inputs, *leaves, *start
+    results = _Cut.apply(chain, tapes, along, state, leaves, start, *given)  # type: ignore[no-untyped-call]
+    outs = len(results) - len(tensors_of(state))
+    return list(results[:outs]), with_tensors(state, results[outs:])
+
+
+class _Cut(torch.autograd.Function):
+    """What came out of all segments, with gradients that are cut off."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, chain: Chain, tapes: Sequence[Tape], along: Sequence[Window], state: Any,
+        leaves: Sequence[Tensor], start: Sequence[Tensor], *given: Tensor,
+    ) -> Any:  # fmt: skip
+        ctx.chain, ctx.tapes, ctx.along, ctx.leaves, ctx.start = chain, tapes, along, leaves, start
+        ctx.set_materialize_grads(False)
+        outs = chain.outs()
+        end = [t.clone() for t in tensors_of(state)]
+        ctx.outs = len(outs)
+        ctx.mark_non_differentiable(*(t for t in (*outs, *end) if not t.is_floating_point()))
+        return (*outs, *end)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        d_outs, d_end = upstream[: ctx.outs], upstream[ctx.outs :]
+        back = _Back(ctx.start)
+        for window in ctx.along:
+            seeds = d_end if window.end == len(ctx.tapes) else [None] * len(d_end)
+            back.through(ctx.tapes[window.first : window.end], ctx.chain, d_outs, window.begin, seeds)
+        found = map(back.sums.of, (*ctx.leaves, *ctx.start))
+        return (*[None] * 6, *ctx.chain.gradients(), *found)

@@ -1,0 +1,88 @@
+"""What one segment takes, as measured on it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+
+from unrolled.errors import BudgetError
+from unrolled.unroll.chain import Chain
+from unrolled.unroll.meter import Meter
+from unrolled.unroll.policies import Checkpointed, bytes_of
+from unrolled.unroll.schedule import Action, Budget, Schedule, schedule
+from unrolled.unroll.tape import Tape, tensors_of
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes: of the state behind a segment, of its tape, and of what comes and goes while it runs or is gone
+    back through."""
+
+    state: int
+    tape: int
+    transient: int
+
+
+FINEST: Final = 512
+"""Groups of segments that a schedule tells apart, at most."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A schedule for groups of segments.
+
+    folder: where stored states go; None for memory.
+    """
+
+    segments: int
+    group: int
+    schedule: Schedule
+    folder: str | None
+
+    def actions(self) -> Iterator[Action]:
+        """What to do, for single segments."""
+        for a in self.schedule.actions():
+            yield Action(a.kind, a.first * self.group, min(a.end * self.group, self.segments))
+
+
+def planned_for(segments: int, footprint: Footprint, policy: Checkpointed) -> Planned:
+    """How a budget is shared out. States go to disk where fewer segments run again then.
+
+    Raises:
+        BudgetError: the budget is too small; the message says how much it takes.
+    """
+    group = -(-segments // FINEST)
+    memory, disk = (bytes_of(size) if size is not None else 0 for size in (policy.memory, policy.disk))
+    while True:
+        budget = Budget(memory, footprint.state, footprint.tape * group, footprint.transient, disk)
+        if group == 1 or Schedule.least(-(-segments // group), budget) <= memory:
+            break
+        group = -(-group // 2)
+    found = schedule(-(-segments // group), budget)
+    if disk:
+        try:
+            without = schedule(found.segments, replace(budget, disk=0))
+            found = found if found.passes < without.passes else without
+        except BudgetError:
+            pass
+    folder = policy.folder or tempfile.gettempdir()
+    return Planned(segments, group, found, folder if found.budget.disk else None)
+
+
+def measured(chain: Chain, state: Any) -> tuple[Footprint, Tape, Any]:
+    """What the first segment takes; its tape, which can still be used, and the state behind it."""
+    with Meter() as meter:
+        tape, after = Tape.of(chain, 0, state)
+        whole, peak = meter.now, meter.peak
+        meter.peak = meter.now
+        d_outs = [torch.ones_like(out) for out in tape.outs]
+        d_end = [torch.zeros_like(t) if t.is_floating_point() else None for t in tape.end]
+        found = tape.back(d_outs, d_end, tape.leaves, keep=True)
+        peak = max(peak, meter.peak)
+        del found, d_outs, d_end
+    state_bytes = sum(t.untyped_storage().nbytes() for t in tensors_of(after))
+    return Footprint(state_bytes, whole, peak - whole), tape, after

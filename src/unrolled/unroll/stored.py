@@ -1,0 +1,106 @@
+"""Stored states, side by side in memory or in a memory-mapped file.
+
+Each on its own would lie between what comes and goes, and keep that memory from being used again.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrolled.errors import BudgetError
+from unrolled.unroll.policies import amount
+from unrolled.unroll.tape import tensors_of, with_tensors
+
+LINE: Final = 64
+NOTHING: Final = torch.empty(0, device="cpu")
+
+
+class Stored:
+    """States, and what torch's generator was then, by the number of the segment that follows.
+
+    Args:
+        most: how many there are at once, at most.
+        random: what the generator was before the first segment; it takes room only where it changes.
+        folder: where their file is to be; None to keep them in memory.
+    """
+
+    def __init__(self, most: int, random: Tensor, folder: str | None = None) -> None:
+        self._most, self._random, self._folder = most, random, folder
+        self._slots: dict[int, int] = {}
+        self._rest: dict[int, tuple[Any, Tensor]] = {}  # what of a state is no tensor; the generator's
+        self._free = [*reversed(range(most))]
+        self._like: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._draws = False
+        self._memory: Any = None
+
+    def put(self, number: int, state: Any, random: Tensor) -> None:
+        """Store a state.
+
+        Raises:
+            BudgetError: there is no room where the file is.
+        """
+        tensors = tensors_of(state)
+        rest = with_tensors(state, [NOTHING] * len(tensors))
+        if torch.equal(random, self._random):
+            random = self._random
+        elif self._memory is None:
+            self._draws = True
+        if self._draws:
+            tensors.append(random)
+        if self._memory is None:
+            self._like = [t.new_empty(()).expand(t.shape) for t in tensors]
+            self._sizes = [-(-t.nbytes // LINE) * LINE for t in tensors]
+            self._memory = self._room()
+        slot = self._slots[number] = self._free.pop()
+        self._rest[number] = rest, NOTHING if self._draws else random
+        for place, t in zip(self._places(slot), tensors, strict=True):
+            place[: t.nbytes] = t.cpu().contiguous().view(-1).view(torch.uint8)
+
+    def get(self, number: int) -> tuple[Any, Tensor]:
+        """A copy of a state."""
+        found = [
+            place[: t.numel() * t.itemsize].clone().view(t.dtype).view(t.shape).to(t.device)
+            for place, t in zip(self._places(self._slots[number]), self._like, strict=True)
+        ]
+        rest, random = self._rest[number]
+        return with_tensors(rest, found), found[-1] if self._draws else random
+
+    def drop(self, number: int) -> None:
+        """Let go of a state."""
+        self._free.append(self._slots.pop(number))
+        del self._rest[number]
+
+    def _room(self) -> Any:
+        size = max(self._most * sum(self._sizes), 1)
+        if self._folder is None:
+            return torch.empty(size, dtype=torch.uint8, device="cpu")
+        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as the states
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise BudgetError(
+                f"states take {amount(size)} on disk, and {self._folder} has no room for that "
+                f"({error.strerror}): lower disk, or give another folder"
+            ) from None
+        return file
+
+    def _places(self, slot: int) -> list[Tensor]:
+        """The bytes of a slot's tensors."""
+        size = sum(self._sizes)
+        if isinstance(self._memory, Tensor):
+            return [*torch.split(self._memory[slot * size : (slot + 1) * size], self._sizes)]
+        if not size:
+            return [NOTHING for _ in self._sizes]
+        # Mapped for as long as it takes: pages that stay mapped are memory of the process.
+        mapped = np.memmap(self._memory, np.uint8, "r+", slot * size, (size,))
+        return [*torch.split(torch.from_numpy(mapped), self._sizes)]
