@@ -91,9 +91,8 @@ class Losses:
             self._values = loss.new_empty(self.count)
         if number >= self._ran:
             self._values[number], self._ran = loss.detach(), number + 1
-        elif not same(self._values[number], loss):
-            before, now = float(self._values[number]), float(loss)
-            raise not_again(f"the loss of segment {number}", before, now)
+        else:
+            check_same(f"the loss of segment {number}", self._values[number], loss)
 
     def outs(self) -> list[Tensor]:
         assert self._values is not None
@@ -130,19 +129,17 @@ def run_step(step: Step, number: int, segment: Any, state: Any) -> tuple[list[Te
     return [loss.reshape(())], after
 
 
-def same(before: Tensor, now: Tensor) -> bool:
-    """Whether a number that was computed again is what it was."""
-    a, b = float(before), float(now)
-    near = SAME.get(before.dtype, 1e-4)
-    return math.isclose(a, b, rel_tol=near, abs_tol=near) or (math.isnan(a) and math.isnan(b)) or a == b
-
-
-def not_again(what: str, before: float, now: float) -> InputError:
-    """What to raise where a segment that runs again computes something else."""
-    return InputError(
-        f"{what} was {before:.9g}, but {now:.9g} when it ran again: what a step computes may depend on "
-        "nothing but its segment, its state, parameters and torch's generator (masks of a layer belong into "
-        "the state)"
+def check_same(what: str, before: Tensor, now: Tensor) -> None:
+    """
+    Raises:
+        InputError: a number that was computed again is not what it was.
+    """
+    a, b, near = before.item(), now.item(), SAME.get(before.dtype, 1e-4)
+    if math.isclose(a, b, rel_tol=near, abs_tol=near) or a == b or (math.isnan(a) and math.isnan(b)):
+        return
+    raise InputError(
+        f"{what} was {a:.9g}, but {b:.9g} when it ran again: what a step computes may depend on nothing but "
+        "its segment, its state, parameters and torch's generator (masks of a layer belong into the state)"
     )
 
 

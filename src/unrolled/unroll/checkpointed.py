@@ -25,14 +25,14 @@ from unrolled.unroll.tape import Sums, Tape, detached, tensors_of, with_tensors
 
 def checkpointed(chain: Chain, state: Any, policy: Checkpointed) -> tuple[list[Tensor], Any]:
     """What comes out of all segments, and the state behind the last."""
-    run = _Run(chain, state, policy)
+    run = Run(chain, state, policy)
     given = *chain.inputs, *run.leaves, *tensors_of(state)
     results = _Replayed.apply(run, *given)  # type: ignore[no-untyped-call]
     outs = len(results) - len(tensors_of(run.end))
     return list(results[:outs]), with_tensors(run.end, results[outs:])
 
 
-class _Run:
+class Run:
     """The forward pass, and what is left of it for the way back."""
 
     def __init__(self, chain: Chain, state: Any, policy: Checkpointed) -> None:
@@ -140,7 +140,7 @@ class _Replayed(torch.autograd.Function):
     """The results and the last state as a function of inputs, parameters and the first state."""
 
     @staticmethod
-    def forward(ctx: Any, run: _Run, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, run: Run, *tensors: Tensor) -> Any:
         ctx.run = run
         ctx.set_materialize_grads(False)
         given = {t.untyped_storage().data_ptr() for t in tensors}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -73,9 +75,16 @@ def planned_for(segments: int, footprint: Footprint, policy: Checkpointed) -> Pl
     return Planned(segments, group, found, folder if found.budget.disk else None)
 
 
+def _eagerly() -> AbstractContextManager[Any]:
+    """A step that torch compiles runs as it was written: compiled code would not tell what it takes, which is
+    no more."""
+    compiles = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+
+
 def measured(chain: Chain, state: Any) -> tuple[Footprint, Tape, Any]:
     """What the first segment takes; its tape, which can still be used, and the state behind it."""
-    with Meter() as meter:
+    with _eagerly(), Meter() as meter:
         tape, after = Tape.of(chain, 0, state)
         whole, peak = meter.now, meter.peak
         meter.peak = meter.now
