@@ -99,7 +99,7 @@ class Leaves:
             "resets": self.resets,
         }
 
-    def packed(self, index: Tensor) -> Leaves:
+    def packed(self, index: Tensor | slice) -> Leaves:
         """Those of these rows."""
         return Leaves(
             self.chances, *(t[index] if len(t) else t for t in (self.places, self.origins, self.resets))

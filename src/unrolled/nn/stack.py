@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -30,11 +31,13 @@ from unrolled.nn.in_graph import PackedInGraph, check_mapped
 from unrolled.nn.masks import Batch, Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed
 from unrolled.nn.streamer import Streamer
+from unrolled.nn.through_time import layers_in_chunks, policy_of, scan_in_chunks, share
 from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
 from unrolled.rows import Rows
 from unrolled.scan import scan
 from unrolled.tracing import more_than_numbers
+from unrolled.unroll.policies import Checkpointed, Policy, Truncated
 
 
 class Options(TypedDict, total=False):
@@ -43,6 +46,7 @@ class Options(TypedDict, total=False):
     lengths: Tensor | Sequence[int] | None
     resets: Tensor | None
     masks: Masks | None
+    bptt: Policy | None
     return_states: bool
     return_gates: bool
 
@@ -177,6 +181,7 @@ class RecurrentStack(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
         masks: Masks | None = None,
+        bptt: Policy | None = None,
         return_states: bool = False,
         return_gates: bool = False,
     ) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
@@ -193,6 +198,10 @@ class RecurrentStack(nn.Module):
                 value, and no gradient crosses. To a layer that runs backwards it does so after that step.
             masks: of `layer.masks()`, to go on with those of an earlier chunk of the same sequences;
                 otherwise every call draws new ones. In evaluation there are none.
+            bptt: how gradients go through time, in steps: `Checkpointed(memory="200MB")` for the exact
+                gradient in less memory, `Truncated(k1, k2)`, or `Full()`, as without. x, the outputs and
+                their gradients are not counted. Chunks of time go through all layers; those of a layer that
+                also reads backwards, or normalises batches, through one after the other.
             return_states: every state at every step.
             return_gates: every vector that the cell's author named, and every output, at every step.
 
@@ -203,20 +212,27 @@ class RecurrentStack(nn.Module):
 
         Raises:
             InputError: something does not fit; the message names it.
+            BudgetError: the memory is too little; the message says how much it takes.
         """
+        policy = policy_of(bptt)
         learned = tuple(self.initial) if self.initial is not None and resets is not None else ()
         if torch.compiler.is_compiling():
             self.regulariser.settle(learned)
+        returning = self.cell.states * return_states + self._gates * return_gates
         if isinstance(x, PackedSequence):
             if lengths is not None or resets is not None:
                 raise InputError("a PackedSequence has its own lengths, and takes no resets: give padded x")
+            if policy is not None:
+                raise InputError("bptt goes through padded x: give that and lengths, not a PackedSequence")
             check_input(x.data, "N", self.input_size, self._like)
             packed = (PackedInGraph if more_than_numbers(x.batch_sizes) else Packed)(x)
             given = self._given(state, packed.B, batched=True)
             batch = Batch(packed.T, packed.B, packed)
             drawing = self.regulariser.drawing(masks, self.training, batch)
             given = {name: packed.start(value) for name, value in given.items()} if given else None
-            y, end, values = self._layers(x.data, given, packed.rows, drawing, return_states, return_gates)
+            y, end, values = self._layers(
+                x.data, given, packed.rows, drawing, self._all_parameters(drawing), returning
+            )
             end = {name: packed.end(value) for name, value in end.items()}
             if masks is not None and drawing is not None:
                 drawing.finish()
@@ -243,10 +259,25 @@ class RecurrentStack(nn.Module):
         if rows is not None and not more_than_numbers(x) and rows.steps == T * B:
             rows = None  # nothing is left out
         batch = Batch(T, B, rows=rows, resets=resets, learned=learned)
-        drawing = self.regulariser.drawing(masks, self.training, batch)
-        y, end, values = self._layers(x, given, rows, drawing, return_states, return_gates)
-        if masks is not None and drawing is not None:
-            drawing.finish()
+        if bptt is not None and masks is None and self._drops:
+            masks = self.masks()  # a chunk that runs again finds the same
+        if policy is not None:
+            given = given or self.initial_state(B)
+        if policy is not None and not self.bidirectional and self.batch_norm is None:
+            of_weights = self.regulariser.drawing(masks, self.training, Batch(1, B))
+            parameters = self._all_parameters(of_weights, learned)
+            run = partial(self._layers, returning=returning)
+            y, end, values = layers_in_chunks(
+                run, self.regulariser, self.training, x, given or {}, batch, masks, parameters, policy
+            )
+        else:
+            drawing = self.regulariser.drawing(masks, self.training, batch)
+            parameters = self._all_parameters(drawing, learned)
+            width = sum(map(self.input_size_of, range(1, self.num_layers)))
+            own = share(policy, len(self.suffixes), between=3 * T * B * width * self.dtype.itemsize)
+            y, end, values = self._layers(x, given, rows, drawing, parameters, returning, own)
+            if masks is not None and drawing is not None:
+                drawing.finish()
 
         def laid_out(value: Tensor) -> Tensor:
             if not batched:
@@ -257,6 +288,23 @@ class RecurrentStack(nn.Module):
             end = {name: value.squeeze(1) for name, value in end.items()}
         stacked = {name: torch.stack([*map(laid_out, found)]) for name, found in values.items()}
         return laid_out(y), end, stacked
+
+    @property
+    def _drops(self) -> bool:
+        """Whether values are drawn at random now."""
+        return self.training and (self.regulariser.draws or bool(self.dropout and self.num_layers > 1))
+
+    def _all_parameters(
+        self, drawing: Drawing | None, learned: tuple[str, ...] = ()
+    ) -> list[Mapping[str, Tensor]]:
+        """The parameters of each layer and direction as they are in this pass."""
+        found = []
+        for place, suffix in enumerate(self.suffixes):
+            parameters = self.parameters_of(suffix)
+            if drawing is not None:
+                parameters = drawing.weights(parameters, place)
+            found.append(self._with_initial(parameters, learned, place))
+        return found
 
     def _with_initial(
         self, parameters: Mapping[str, Tensor], learned: tuple[str, ...], place: int
@@ -279,10 +327,16 @@ class RecurrentStack(nn.Module):
         given: Mapping[str, Tensor] | None,
         rows: Rows | None,
         drawing: Drawing | None,
-        return_states: bool,
-        return_gates: bool,
+        parameters: Sequence[Mapping[str, Tensor]],
+        returning: tuple[str, ...],
+        policy: Truncated | Checkpointed | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
         """Run all layers on a batch, or on the packed rows of sequences.
+
+        Args:
+            parameters: of each layer and direction.
+            returning: what is wanted at every step.
+            policy: of each layer and direction for itself, for a batch.
 
         Returns:
             the outputs, the final states of the batch, and values at every step for each layer and direction.
@@ -291,7 +345,6 @@ class RecurrentStack(nn.Module):
         own = self.regulariser.training if self.training else self.regulariser.evaluation
         cell = own if drawing is None else drawing.cell(self.training)
         output = self.cell.graph.output
-        returning = self.cell.states * return_states + self._gates * return_gates
         kept: dict[str, list[Tensor]] = {name: [] for name in returning}
         for layer in range(self.num_layers):
             if layer and self.batch_norm is not None:
@@ -305,15 +358,12 @@ class RecurrentStack(nn.Module):
             for reverse in map(bool, range(1 + self.bidirectional)):
                 place = len(finals)
                 state = {name: value[place] for name, value in given.items()} if given else None
-                parameters = self.parameters_of(self.suffixes[place])
-                if drawing is not None:
-                    parameters = drawing.weights(parameters, place)
-                    parameters = self._with_initial(parameters, drawing.batch.learned, place)
-                values, final = scan(
+                run = scan if policy is None else partial(scan_in_chunks, policy=policy)
+                values, final = run(
                     cell,
                     x,
                     state,
-                    parameters,
+                    parameters[place],
                     rows=rows,
                     leaves=None if drawing is None else drawing.leaves(cell, place, reverse),
                     returning=(output, *returning) if returning else (),
@@ -372,8 +422,7 @@ class RecurrentStack(nn.Module):
         if axes not in (1, 2):
             expected = "(B,), or none" if tokens else f"(B, {self.input_size}), or ({self.input_size},)"
             raise InputError(f"x_t has shape {tuple(x_t.shape)}, expected {expected} without a batch")
-        draws = self.training and (self.dropout or self.regulariser.draws)
-        if not torch.is_grad_enabled() and not draws and (streamer := self._streamer(x_t)) is not None:
+        if not torch.is_grad_enabled() and not self._drops and (streamer := self._streamer(x_t)) is not None:
             streamer.reset(state)
             return streamer(x_t).clone(), {name: value.clone() for name, value in streamer.state.items()}
         time = 1 if self.batch_first and axes == 2 else 0

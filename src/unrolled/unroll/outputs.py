@@ -1,0 +1,125 @@
+"""Chunks of time that hand on values at every step, for layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from unrolled.errors import BudgetError
+from unrolled.unroll.chain import check_same
+from unrolled.unroll.checkpointed import checkpointed
+from unrolled.unroll.policies import Checkpointed, Truncated
+from unrolled.unroll.tape import Sums
+from unrolled.unroll.truncated import Window, truncated, windows
+
+Chunk = Callable[[int, int, Tensor, Sequence[Tensor], Any], tuple[list[Tensor], Any]]
+"""`chunk(first, end, x, whole, state)`: the values of the steps from `first` to `end`, the first axis time,
+and the state behind them, from x of these steps, tensors that all chunks share, and the state before them."""
+
+ROWS: Final = 512
+"""Rows of a chunk, at least, if memory lets them: fewer would not be worth a call."""
+
+FINE: Final = 256
+"""Chunks of a sequence, at most, beyond that."""
+
+
+class Outputs:
+    """A sequence cut into chunks.
+
+    Args:
+        x: (T, ...); whole: what all chunks share. These may learn.
+        edges: where chunks begin, and T.
+        reverse: the last chunk comes first.
+    """
+
+    def __init__(
+        self, chunk: Chunk, x: Tensor, whole: Sequence[Tensor], edges: Sequence[int], reverse: bool
+    ) -> None:
+        self.chunk = chunk
+        self.x = x
+        self.spans = [*pairwise(edges)][:: -1 if reverse else 1]
+        self.count = len(self.spans)
+        self.inputs = [t for t in (x, *whole) if t.requires_grad]
+        self.whole = [t.detach().requires_grad_(t.requires_grad) for t in whole]
+        self._learning = [t for t in self.whole if t.requires_grad]
+        self._ran = 0
+        self._values: list[Tensor] = []
+        self._d_x: Tensor | None = None
+        self._sums = Sums()
+
+    def part(self, number: int) -> tuple[Any, list[Tensor]]:
+        first, end = self.spans[number]
+        x = self.x[first:end].detach().requires_grad_(self.x.requires_grad)
+        return x, [*[x] * x.requires_grad, *self._learning]
+
+    def run(self, number: int, segment: Any, state: Any) -> tuple[list[Tensor], Any]:
+        return self.chunk(*self.spans[number], segment, self.whole, state)
+
+    def keep(self, number: int, outs: Sequence[Tensor]) -> None:
+        first, end = self.spans[number]
+        if not self._values:
+            self._values = [out.new_empty(len(self.x), *out.shape[1:]) for out in outs]
+        if number >= self._ran:
+            self._ran = number + 1
+            for values, out in zip(self._values, outs, strict=True):
+                values[first:end] = out.detach()
+        else:
+            before, now = (values.detach()[-1].norm() for values in (self._values[0][first:end], outs[0]))
+            check_same(f"the norm of what comes out at step {end - 1}", before, now)
+
+    def outs(self) -> list[Tensor]:
+        return self._values
+
+    def upstream(self, number: int, d_outs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        first, end = self.spans[number]
+        return [None if d is None else d[first:end] for d in d_outs]
+
+    def take(self, number: int, gradients: Sequence[Tensor | None]) -> None:
+        if self.x.requires_grad:
+            first, end = self.spans[number]
+            d, *gradients = gradients
+            self._d_x = torch.zeros_like(self.x) if self._d_x is None else self._d_x
+            if d is not None:
+                self._d_x[first:end] += d
+        self._sums.add(self._learning, gradients)
+
+    def gradients(self) -> list[Tensor | None]:
+        return [*[self._d_x] * self.x.requires_grad, *map(self._sums.of, self._learning)]
+
+
+def in_chunks(
+    chunk: Chunk,
+    x: Tensor,
+    whole: Sequence[Tensor],
+    state: Any,
+    policy: Truncated | Checkpointed,
+    reverse: bool = False,
+) -> tuple[list[Tensor], Any]:
+    """The values of all steps and the state behind the last, with gradients as the policy says, in steps.
+
+    Raises:
+        BudgetError: the budget is too small even for chunks of one step.
+        InputError: k1 is more steps than there are.
+    """
+    T, B = x.shape[:2]
+    if isinstance(policy, Truncated):
+        along = windows(T, policy)
+        edges = sorted({0, *(step for window in along for step in window)})
+        steps = [Window(*map(edges.index, window)) for window in along]
+        edges = [T - step for step in reversed(edges)] if reverse else edges
+        return truncated(Outputs(chunk, x, whole, edges, reverse), state, steps)
+    steps_each = policy.every or max(-(-T // FINE), -(-ROWS // max(B, 1)))
+    each = policy if policy.every is None else Checkpointed(every=1)
+    while True:
+        edges = [*range(0, T, steps_each), T]
+        edges = [T - step for step in reversed(edges)] if reverse else edges
+        try:
+            return checkpointed(Outputs(chunk, x, whole, edges, reverse), state, each)
+        except BudgetError:
+            if steps_each == 1:
+                raise
+            steps_each = max(1, min(steps_each, T) // 2)
