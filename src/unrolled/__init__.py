@@ -16,6 +16,7 @@ from unrolled import cells
 from unrolled.cell import Cell, cell, fit, layer_norm, rms_norm
 from unrolled.errors import (
     BackendError,
+    BudgetError,
     CellError,
     CheckpointError,
     DataError,
@@ -25,12 +26,12 @@ from unrolled.errors import (
 )
 from unrolled.nn import GRU, LSTM, RNN, Recurrent, Streamer
 from unrolled.scan import scan
-from unrolled.unroll import Checkpointed, Full, Truncated, through_time
+from unrolled.unroll import Checkpointed, Full, Truncated, plan, through_time
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "BackendError", "Cell", "CellError", "CheckpointError", "Checkpointed",
-    "DataError", "DivergedError", "Full", "InputError", "Recurrent", "Streamer", "Truncated",
-    "UnrolledError", "cell", "cells", "fit", "layer_norm", "rms_norm", "scan", "through_time",
+    "GRU", "LSTM", "RNN", "BackendError", "BudgetError", "Cell", "CellError", "CheckpointError",
+    "Checkpointed", "DataError", "DivergedError", "Full", "InputError", "Recurrent", "Streamer", "Truncated",
+    "UnrolledError", "cell", "cells", "fit", "layer_norm", "plan", "rms_norm", "scan", "through_time",
 ]  # fmt: skip

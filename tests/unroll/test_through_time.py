@@ -1,5 +1,7 @@
 """However a sequence is unrolled, its gradient is that of one tape, or what truncation says."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +35,7 @@ POLICIES = {
     "much": Checkpointed(memory="1GB"),
     "some": Checkpointed(memory="70KB"),
     "little": Checkpointed(memory=32_000),
+    "on disk": Checkpointed(memory=31_000, disk="1MB"),
 }
 policies = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
@@ -46,9 +49,10 @@ class Model(nn.Module):
         self.layer = layer
         self.head = nn.Linear(H, V, dtype=layer.dtype)
         self.runs = 0
+        self.count = True
 
     def forward(self, chunk: tuple[Tensor, Tensor], state: Any) -> tuple[Tensor, Any]:
-        self.runs += 1
+        self.runs += self.count
         tokens, targets = chunk
         carried, masks = state
         y, carried = self.layer(self.embedding(tokens), carried, masks=masks)
@@ -195,10 +199,13 @@ def test_it_works_under_ddp() -> None:
         distributed.destroy_process_group()
 
 
-def test_a_compiled_step() -> None:
+@pytest.mark.parametrize("policy", [Checkpointed(every=2), Checkpointed(memory="60KB")], ids=str)
+def test_a_compiled_step(policy: Checkpointed) -> None:
+    """Nor is it spoilt for torch's compiler by a policy."""
     model = model_of(LAYERS["layer_norm_lstm"])
-    step = torch.compile(model, backend="aot_eager")
-    assert_same(taught(model, Checkpointed(every=2), step), taught(model, Full()), 1e-12)
+    step = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
+    model.count = False
+    assert_same(taught(model, policy, step), taught(model, Full()), 1e-12)
 
 
 def test_without_gradients_it_only_runs() -> None:
@@ -284,11 +291,36 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     ),
     "negative": (lambda: Checkpointed(memory="-5MB"), "'-5MB' is no amount of memory"),
     "nothing": (lambda: Checkpointed(memory="0MB"), "memory must be more than nothing, got '0MB'"),
+    "nowhere": (
+        lambda: Checkpointed(memory=1, disk=1, folder="/nowhere"),
+        "folder goes with disk, and must be there: '/nowhere'",
+    ),
+    "disk alone": (lambda: Checkpointed(every=1, disk="1GB"), "disk goes with memory"),
+    "ends early": (lambda: run(good, Ending(6)), "the segments end after 3, but there should be 6"),
+    "another width": (
+        lambda: run(lambda x, h: (LSTM(4, 4)(x[None])[0].sum(), h), [torch.randn(2, w) for w in (4, 4, 5)]),
+        "segment 2: x has 5 features in its last axis, expected 4",
+    ),
+    "no room on disk": (
+        lambda: run(good, bptt=Checkpointed(memory=200, disk=10)),
+        "10B on disk hold no state of",
+    ),
     "too little": (
         lambda: run(good, bptt=Checkpointed(memory=100)),
         "a budget of 100B is too small: it takes",
     ),
 }
+
+
+class Ending(list):
+    """Fewer than it says."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(torch.randn(3, 2, 4))
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def run(step: Callable, segments: Any = None, bptt: Any = None) -> None:
@@ -310,6 +342,46 @@ def test_a_gradient_can_be_had_once() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(InputError, match="can be had once"):
         loss.backward()
+
+
+@policies
+def test_what_a_gradient_needed_is_let_go_of_with_the_loss(policy: Checkpointed) -> None:
+    """At once, without a collector of cycles, and while the state behind is kept."""
+    model, seen = model_of(LAYERS["LSTM"]), []
+
+    class Held:
+        """In the history of every segment."""
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: Tensor) -> Tensor:
+            ctx.held, result = Held(), loss.clone()
+            ctx.save_for_backward(result)
+            seen.append(weakref.ref(ctx.held))
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, d_loss: Tensor) -> Tensor:
+            return d_loss
+
+    def step(chunk: Any, state: Any) -> tuple[Tensor, Any]:
+        loss, state = model(chunk, state)
+        return Watched.apply(loss), state
+
+    gc.collect()
+    gc.disable()
+    try:
+        loss, end = through_time(step, chunks(), start_of(model), bptt=policy)
+        run = weakref.ref(loss.grad_fn.run)
+        loss.backward()
+        end = torch.utils._pytree.tree_map(lambda leaf: getattr(leaf, "detach", lambda: leaf)(), end)
+        del loss
+        assert run() is None
+        assert len(seen) >= len(chunks())
+        assert not any(held() for held in seen)
+    finally:
+        gc.enable()
+    assert end
 
 
 def test_a_parameter_that_appears_later_is_named() -> None:

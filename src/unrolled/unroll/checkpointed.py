@@ -132,6 +132,7 @@ class Run:
                 else:
                     break
         self.done = True
+        del self.stored
         torch.set_rng_state(random)
         return [*self.chain.gradients(), *map(sums.of, leaves), *d_state]
 
@@ -144,8 +145,11 @@ class _Replayed(torch.autograd.Function):
         ctx.run = run
         ctx.set_materialize_grads(False)
         given = {t.untyped_storage().data_ptr() for t in tensors}
-        end = [t.clone() if t.untyped_storage().data_ptr() in given else t for t in tensors_of(run.end)]
-        outs = run.chain.outs()
+        # What is returned gets a history that holds the run, so the run may not hold it.
+        outs = [t.detach() for t in run.chain.outs()]
+        end = [
+            t.clone() if t.untyped_storage().data_ptr() in given else t.detach() for t in tensors_of(run.end)
+        ]
         ctx.outs = len(outs)
         ctx.mark_non_differentiable(*(t for t in (*outs, *end) if not t.is_floating_point()))
         return (*outs, *end)

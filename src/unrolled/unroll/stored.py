@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from typing import Any, Final
 
 import numpy as np
@@ -34,7 +35,7 @@ class Stored:
         self._most, self._random, self._folder = most, random, folder
         self._slots: dict[int, int] = {}
         self._rest: dict[int, tuple[Any, Tensor]] = {}  # what of a state is no tensor; the generator's
-        self._free = [*reversed(range(most))]
+        self._free: list[int] = []
         self._like: list[Tensor] = []
         self._sizes: list[int] = []
         self._draws = False
@@ -58,7 +59,7 @@ class Stored:
             self._like = [t.new_empty(()).expand(t.shape) for t in tensors]
             self._sizes = [-(-t.nbytes // LINE) * LINE for t in tensors]
             self._memory = self._room()
-        slot = self._slots[number] = self._free.pop()
+        slot = self._slots[number] = self._free.pop() if self._free else len(self._slots)
         self._rest[number] = rest, NOTHING if self._draws else random
         for place, t in zip(self._places(slot), tensors, strict=True):
             place[: t.nbytes] = t.cpu().contiguous().view(-1).view(torch.uint8)
@@ -88,10 +89,12 @@ class Stored:
             else:
                 file.truncate(size)
         except OSError as error:
+            file.close()
             raise BudgetError(
                 f"states take {amount(size)} on disk, and {self._folder} has no room for that "
                 f"({error.strerror}): lower disk, or give another folder"
             ) from None
+        weakref.finalize(self, file.close)
         return file
 
     def _places(self, slot: int) -> list[Tensor]:

@@ -148,7 +148,7 @@ class _Cut(torch.autograd.Function):
     ) -> Any:  # fmt: skip
         ctx.chain, ctx.tapes, ctx.along, ctx.leaves, ctx.start = chain, tapes, along, leaves, start
         ctx.set_materialize_grads(False)
-        outs = chain.outs()
+        outs = [t.detach() for t in chain.outs()]
         end = [t.clone() for t in tensors_of(state)]
         ctx.outs = len(outs)
         ctx.mark_non_differentiable(*(t for t in (*outs, *end) if not t.is_floating_point()))
