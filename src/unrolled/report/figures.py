@@ -44,6 +44,38 @@ def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
     axes.spines[["top", "right"]].set_visible(False)
     if training or held_out:
         axes.legend(frameon=False, loc="lower left", fontsize=9)
+    return _png(figure)
+
+
+def truncation_figure(losses: Sequence[Mapping[str, Any]], whole: str, title: str) -> bytes:
+    """The cosine and the ratio of norms between truncated and exact gradients as they reach back, as a PNG.
+
+    Args:
+        losses: records with `k2`, `parameter`, `cosine` and `norm_ratio`.
+        whole: the name of all parameters together, which is drawn above the others.
+    """
+    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
+    names = sorted(dict.fromkeys(r["parameter"] for r in losses), key=lambda name: name == whole)
+    colours = matplotlib.colormaps["viridis"]
+    both = figure.subplots(1, 2, sharex=True)
+    for axes, key, label in zip(both, ("cosine", "norm_ratio"), ("cosine", "ratio of norms"), strict=True):
+        for place, name in enumerate(names):
+            points = [(r["k2"], r[key]) for r in losses if r["parameter"] == name]
+            style: dict[str, Any] = {"color": colours(place / max(len(names) - 1, 1)), "linewidth": 1.0}
+            if name == whole:
+                style = {"color": "#c8501e", "linewidth": 2.2, "marker": "o", "markersize": 4}
+            axes.plot(*zip(*points, strict=True), label=name, **style)
+        axes.axhline(1, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set_xscale("log")
+        axes.set_xlabel("steps that the gradient reaches back (k2)")
+        axes.set_ylabel(f"{label}, truncated and exact gradient")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "unrolled"}):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
