@@ -58,6 +58,14 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(lease)
 
 
+def release() -> None:
+    """Let go of memory that is kept to be used again."""
+    with _lock:
+        _take_back()
+        _free.clear()
+        _use["free"], _use["most"] = 0, _use["now"]
+
+
 def _fresh(size: int) -> Any:
     try:
         raw = np.empty(size + 64, dtype=np.uint8)

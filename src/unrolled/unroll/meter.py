@@ -24,6 +24,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         now, peak: bytes.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first use would import torch's compiler, in 80 MB and a second
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0

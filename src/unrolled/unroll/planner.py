@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from unrolled.compile.memory import release
 from unrolled.errors import InputError
 from unrolled.unroll.chain import Losses, Step
 from unrolled.unroll.checkpointed import Run
@@ -124,6 +125,7 @@ def plan(
     footprint, *_ = measured(first, detached(state))
     found = planned_for(given.count if count is None else count, footprint, bptt)
     speed = _speed(first, state)
+    release()  # what is planned for will take that
     torch.set_rng_state(random)
     return Plan(found, footprint, speed)
 
