@@ -302,7 +302,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
         "segment 2: x has 5 features in its last axis, expected 4",
     ),
     "no room on disk": (
-        lambda: run(good, bptt=Checkpointed(memory=200, disk=10)),
+        lambda: run(good, bptt=Checkpointed(memory=300, disk=10)),
         "10B on disk hold no state of",
     ),
     "too little": (

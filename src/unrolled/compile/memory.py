@@ -53,6 +53,7 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
             block = _fresh(size)
         _use["now"] += size
         _use["most"] = max(_use["now"], _use["most"])
+        _drop()
     lease = block[: elements * dtype.itemsize].view("f4" if dtype == torch.float32 else "f8")
     weakref.finalize(lease, _returned.append, (size, block)).atexit = False
     return torch.from_numpy(lease)
@@ -76,11 +77,15 @@ def _fresh(size: int) -> Any:
 
 
 def _take_back() -> None:
-    """Keep what was in use at once, and no more; what was given back first goes first."""
     while _returned:
         size, block = _returned.popleft()
         _use["now"] -= size
         _free.append((size, block))
         _use["free"] += size
-        while _use["now"] + _use["free"] > _use["most"]:
-            _use["free"] -= _free.pop(0)[0]
+    _drop()
+
+
+def _drop() -> None:
+    """Keep what was in use at once, and no more; what was given back first goes first."""
+    while _use["now"] + _use["free"] > _use["most"]:
+        _use["free"] -= _free.pop(0)[0]

@@ -158,8 +158,9 @@ class Prepared:
         for name, asked in zip(names, needed, strict=True):
             d = None
             if f"d_{name}" in plan.tensors or (asked and name in self.shapes):
-                make = torch.zeros if name in self.idle else torch.empty
-                d = tensors[f"d_{name}"] = make(self.shape(name, rows), dtype=loop.dtype, device="cpu")
+                shape = self.shape(name, rows)
+                d = workspace(math.prod(shape), loop.dtype).view(shape)
+                tensors[f"d_{name}"] = d.zero_() if name in self.idle else d
             results.append(d if asked else None)
         plan.run(plan.addresses(tensors))
         return results

@@ -29,6 +29,9 @@ class Footprint:
     transient: int
 
 
+HOLES: Final = 1.5
+"""How much what comes and goes takes, against its size: it leaves holes that not everything fits into."""
+
 FINEST: Final = 512
 """Groups of segments that a schedule tells apart, at most."""
 
@@ -94,4 +97,4 @@ def measured(chain: Chain, state: Any) -> tuple[Footprint, Tape, Any]:
         peak = max(peak, meter.peak)
         del found, d_outs, d_end
     state_bytes = sum(t.untyped_storage().nbytes() for t in tensors_of(after))
-    return Footprint(state_bytes, whole, peak - whole), tape, after
+    return Footprint(state_bytes, whole, int(HOLES * (peak - whole))), tape, after

@@ -1,10 +1,11 @@
-"""Stored states, side by side in memory or in a memory-mapped file.
+"""Stored states, side by side in blocks of memory or in a memory-mapped file.
 
 Each on its own would lie between what comes and goes, and keep that memory from being used again.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import weakref
@@ -19,6 +20,7 @@ from unrolled.unroll.policies import amount
 from unrolled.unroll.tape import tensors_of, with_tensors
 
 LINE: Final = 64
+BLOCK: Final = 1 << 20
 NOTHING: Final = torch.empty(0, device="cpu")
 
 
@@ -39,7 +41,8 @@ class Stored:
         self._like: list[Tensor] = []
         self._sizes: list[int] = []
         self._draws = False
-        self._memory: Any = None
+        self._blocks: dict[int, mmap.mmap] = {}
+        self._file: Any = None
 
     def put(self, number: int, state: Any, random: Tensor) -> None:
         """Store a state.
@@ -51,14 +54,15 @@ class Stored:
         rest = with_tensors(state, [NOTHING] * len(tensors))
         if torch.equal(random, self._random):
             random = self._random
-        elif self._memory is None:
+        elif not self._sizes:
             self._draws = True
         if self._draws:
             tensors.append(random)
-        if self._memory is None:
+        if not self._sizes:
             self._like = [t.new_empty(()).expand(t.shape) for t in tensors]
-            self._sizes = [-(-t.nbytes // LINE) * LINE for t in tensors]
-            self._memory = self._room()
+            self._sizes = [max(-(-t.nbytes // LINE), 1) * LINE for t in tensors]
+            if self._folder is not None and self._most:
+                self._file = self._room(self._folder)
         slot = self._slots[number] = self._free.pop() if self._free else len(self._slots)
         self._rest[number] = rest, NOTHING if self._draws else random
         for place, t in zip(self._places(slot), tensors, strict=True):
@@ -77,12 +81,18 @@ class Stored:
         """Let go of a state."""
         self._free.append(self._slots.pop(number))
         del self._rest[number]
+        there = {slot // self._in_a_block for slot in self._slots.values()} if self._blocks else set()
+        for block in self._blocks.keys() - there:
+            del self._blocks[block]
 
-    def _room(self) -> Any:
-        size = max(self._most * sum(self._sizes), 1)
-        if self._folder is None:
-            return torch.empty(size, dtype=torch.uint8, device="cpu")
-        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as the states
+    @property
+    def _in_a_block(self) -> int:
+        """States that lie in one piece of memory, which is let go of when none is left in it."""
+        return max(BLOCK // max(sum(self._sizes), 1), 1)
+
+    def _room(self, folder: str) -> Any:
+        size = self._most * sum(self._sizes)
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the states
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
@@ -91,7 +101,7 @@ class Stored:
         except OSError as error:
             file.close()
             raise BudgetError(
-                f"states take {amount(size)} on disk, and {self._folder} has no room for that "
+                f"states take {amount(size)} on disk, and {folder} has no room for that "
                 f"({error.strerror}): lower disk, or give another folder"
             ) from None
         weakref.finalize(self, file.close)
@@ -100,10 +110,12 @@ class Stored:
     def _places(self, slot: int) -> list[Tensor]:
         """The bytes of a slot's tensors."""
         size = sum(self._sizes)
-        if isinstance(self._memory, Tensor):
-            return [*torch.split(self._memory[slot * size : (slot + 1) * size], self._sizes)]
-        if not size:
-            return [NOTHING for _ in self._sizes]
-        # Mapped for as long as it takes: pages that stay mapped are memory of the process.
-        mapped = np.memmap(self._memory, np.uint8, "r+", slot * size, (size,))
+        if self._file is not None:
+            # Mapped for as long as it takes: pages that stay mapped are memory of the process.
+            mapped: Any = np.memmap(self._file, np.uint8, "r+", slot * size, (size,))
+        else:
+            block, place = divmod(slot, self._in_a_block)
+            if block not in self._blocks:
+                self._blocks[block] = mmap.mmap(-1, self._in_a_block * size)
+            mapped = np.frombuffer(self._blocks[block], np.uint8, size, place * size)
         return [*torch.split(torch.from_numpy(mapped), self._sizes)]

@@ -107,8 +107,8 @@ class Tape:
 
 
 class _Seed(torch.autograd.Function):
-    """A number whose gradients are known. Given to `torch.autograd.grad` they would make it import a system of
-    computer algebra, in 60 MB and half a second."""
+    """A number whose gradients are known. Given to `torch.autograd.grad`, they would make it import computer
+    algebra, in 60 MB and half a second."""
 
     @staticmethod
     def forward(ctx: Any, gradients: Sequence[Tensor], *tensors: Tensor) -> Tensor:
