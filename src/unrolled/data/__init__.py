@@ -4,7 +4,7 @@ from unrolled.data.library import Status, fetch, load, resolve_text, status
 from unrolled.data.ngram import KneserNey, baselines, unigram_bits
 from unrolled.data.sources import SOURCES, Source
 from unrolled.data.streams import Streams, held_out
-from unrolled.data.text import read_text, split
+from unrolled.data.text import read_blocks, read_text, split
 from unrolled.data.vocabulary import Vocabulary
 from unrolled.folders import cache_folder
 
@@ -20,6 +20,7 @@ __all__ = [
     "fetch",
     "held_out",
     "load",
+    "read_blocks",
     "read_text",
     "resolve_text",
     "split",
