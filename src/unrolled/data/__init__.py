@@ -3,6 +3,7 @@
 from unrolled.data.encoded import EncodedText, Text
 from unrolled.data.library import Status, fetch, load, open_text, resolve_text, status
 from unrolled.data.ngram import KneserNey, baselines, unigram_bits
+from unrolled.data.segments import Segments, inputs_and_targets
 from unrolled.data.sources import SOURCES, Source
 from unrolled.data.streams import Streams, held_out
 from unrolled.data.text import read_blocks, read_text, split
@@ -13,6 +14,7 @@ __all__ = [
     "SOURCES",
     "EncodedText",
     "KneserNey",
+    "Segments",
     "Source",
     "Status",
     "Streams",
@@ -22,6 +24,7 @@ __all__ = [
     "cache_folder",
     "fetch",
     "held_out",
+    "inputs_and_targets",
     "load",
     "open_text",
     "read_blocks",

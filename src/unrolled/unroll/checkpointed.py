@@ -32,7 +32,9 @@ def checkpointed(
     chain: Chain, segments: Iterable[Any], state: Any, policy: Checkpointed
 ) -> tuple[Tensor, Any]:
     """See `through_time`."""
-    run = _Run(chain, [*segments], state, policy)
+    if not isinstance(segments, Sequence) or isinstance(segments, list):  # a list may change before the end
+        segments = tuple(segments)
+    run = _Run(chain, segments, state, policy)
     total, *end = _Replayed.apply(run, *run.leaves, *tensors_of(state))  # type: ignore[no-untyped-call]
     return total, with_tensors(run.end, end)
 
