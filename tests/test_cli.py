@@ -26,13 +26,15 @@ import unrolled
 from unrolled import cli
 from unrolled.__main__ import main
 from unrolled.cells import CELLS, VARIANTS, find
-from unrolled.data import SOURCES
+from unrolled.data import SOURCES, encoded
 from unrolled.data.cache import sha256
 from unrolled.data.extract import as_printed
 from unrolled.data.sources import Source
 from unrolled.formula import formulas
 from unrolled.tasks import char
+from unrolled.tasks.char_config import FORMERLY
 from unrolled.train import checkpoint, loop
+from unrolled.train.files import seal
 from unrolled.train.loop import Trainer
 from unrolled.train.optimisers import OPTIMISERS
 from unrolled.train.runs import Run
@@ -254,6 +256,79 @@ def test_a_data_set_is_trained_on_by_its_name_and_resumed(call, train, parrot):
 
 
 # Training
+
+
+def test_a_run_on_a_text_in_its_file_is_the_run_in_memory(call, train, monkeypatch):
+    options = ("--schedule", "constant", "--reset", "0.3")
+    whole = train(*options, "--steps", "6")
+    measured = call("eval", whole.path, "text.txt").out
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    parts = train(*options, "--steps", "3")
+    assert call("train", "char", "--resume", parts.path, "--steps", "6").status == 0
+    assert without_times(step_records(parts)) == without_times(step_records(whole))
+    assert as_bytes(saved(parts, 6).tensors) == as_bytes(saved(whole, 6).tensors)
+    assert parts.config == whole.config
+    assert call("eval", parts.path, "text.txt").out == measured
+
+
+def test_limits_on_a_long_text_are_printed_and_kept(call, train):
+    run = train("--steps", "1", "--evaluate-characters", "90", "--ngram-characters", "1000")
+    said = "90 of 250 held-out characters are measured (--evaluate-characters), 1,000 of 4,750 training"
+    result = call("train", "char", "--resume", run.path, "--steps", "2")
+    assert said in result.out
+    assert result.status == 0
+    assert call("train", "char", "text.txt", *SMALL, "--steps", "0").out.count("characters") == 0
+
+
+def test_a_run_of_before_there_were_limits_goes_on_without_them(call, train, monkeypatch):
+    run = train("--steps", "1")
+    for path in (run.path / "config.json", run.checkpoints / "step-00000001" / "manifest.json"):
+        body = json.loads(path.read_bytes())
+        config = body["config"] if path.name == "config.json" else body["facts"]["config"]
+        for name in FORMERLY:
+            del config[name]
+        body.pop("sha256", None)
+        path.write_bytes(seal(body, path.name) if path.name == "manifest.json" else json.dumps(body).encode())
+    for steps in (1, 2):
+        assert call("train", "char", "--resume", run.path, "--steps", steps).status == 0
+        assert call("sample", run.path, "--length", "3").status == 0
+        assert run.config["config"].items() >= FORMERLY.items()
+
+
+MEASURE = """
+import re, sys
+from unrolled.cli import run
+from unrolled.report import figures
+
+figures.loss_figure = lambda *_: b""
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1000
+
+settings = ["--cell", "rnn", "--hidden", "8", "--steps", "2", "--ngram-characters", "9000"]
+for text in sys.argv[1:]:
+    assert run(["train", "char", text, *settings, "--evaluate-characters", "9000", "--name", "run"]) == 0
+    print("peak", peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is counted by Linux")
+def test_memory_does_not_grow_with_the_text(call):
+    """From a text of 100 kB to one of 80 MB."""
+    block = (make_text(100_000) + "é漢🦜\r\n").encode()
+    Path("short.txt").write_bytes(block)
+    with open("long.txt", "wb") as file:
+        file.writelines([block] * 800)
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, "short.txt", "long.txt"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    Path("long.txt").unlink()
+    assert process.returncode == 0, process.stderr
+    short, long = (float(peak) for peak in re.findall(r"^peak (.+)$", process.stdout, re.MULTILINE))
+    assert long - short < 30
 
 
 def test_training_leaves_a_run_folder_that_says_everything(train, figures):
@@ -733,6 +808,19 @@ def test_the_measured_bits_are_those_of_a_direct_computation(call, trained, char
 def test_a_file_name_is_printed_as_it_is(call, trained, name):
     Path(name).write_text(TEXT)
     assert f" on {name} (5,000 characters)" in call("eval", trained.path, name).out
+
+
+def test_the_beginning_of_a_text_can_be_measured(call, trained):
+    Path("part.txt").write_text(TEXT[:300])
+    bits = call("eval", trained.path, "part.txt").out.split()[0]
+    found = call("eval", trained.path, "text.txt", "--characters", "300").out
+    assert found.startswith(
+        f"{bits} bits per character on text.txt (the first 300 of 5,000 characters), step"
+    )
+    for all_of_it in ("0", "5000"):
+        assert call("eval", trained.path, "text.txt", "--characters", all_of_it) == call(
+            "eval", trained.path, "text.txt"
+        )
 
 
 def test_a_model_of_a_text_without_line_ends_writes_without_being_given_a_prime(call, train):

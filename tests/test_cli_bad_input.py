@@ -1,6 +1,7 @@
 """A mistake costs one line on standard error and status 2, never a traceback and never a checkpoint."""
 
 import errno
+import functools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from unrolled import cli, data
+from unrolled.data import encoded
 from unrolled.tasks import char_runs
 from unrolled.train import checkpoint
 from unrolled.train.files import seal, unseal
@@ -242,7 +244,9 @@ def test_a_file_that_holds_no_such_cell_is_refused(refuse, code, message):
     ids=["missing", "empty", "one-character", "one-symbol", "two", "short", "latin1", "utf-16"],
 )
 @pytest.mark.parametrize("command", ["train", "eval"])
-def test_a_text_that_will_not_do_is_refused(refuse, raw, message, command):
+@pytest.mark.parametrize("in_memory", [encoded.IN_MEMORY, -1])
+def test_a_text_that_will_not_do_is_refused(refuse, monkeypatch, raw, message, command, in_memory):
+    monkeypatch.setattr(encoded, "IN_MEMORY", in_memory)
     if raw is not None:
         Path("bad.txt").write_bytes(raw)
     if command == "train":
@@ -267,6 +271,36 @@ def test_a_text_with_characters_the_model_never_saw_is_refused(refuse):
     Path("other.txt").write_text("THE CAT " * 100)
     message = refuse("eval", "runs/run", "other.txt")
     assert "'T', 'H', 'E', 'C', 'A'" in message
+
+
+@pytest.mark.parametrize("words", [TRAIN, EVAL, (*RESUME, "text.txt")], ids=["train", "eval", "resume"])
+def test_a_long_text_that_changes_or_goes_while_it_is_read_is_told(refuse, monkeypatch, words):
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    real = encoded.Text.encode
+    for change, message in (
+        (lambda: Path("text.txt").write_text(TEXT + "a"), "text.txt changed while it was read"),
+        (Path("text.txt").unlink, "text.txt does not exist"),
+    ):
+        Path("text.txt").write_text(TEXT)
+        monkeypatch.setattr(encoded.Text, "encode", lambda *given, change=change: (change(), real(*given))[1])
+        assert message in refuse(*words)
+
+
+@pytest.mark.parametrize("words", [TRAIN, EVAL, (*RESUME, "text.txt")], ids=["train", "eval", "resume"])
+def test_a_long_text_whose_ids_cannot_be_written_is_told(refuse, monkeypatch, tmp_path, words):
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "file" / "cache"))
+    assert "file/cache cannot be written (Not a directory): make room or rights" in refuse(*words)
+    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
+    full = functools.partial(open, "/dev/full", "r+b")
+    monkeypatch.setattr(encoded.tempfile, "TemporaryFile", lambda dir, buffering: full(buffering=buffering))
+    assert "cache cannot be written (No space left on device): make room" in refuse(*words)
+
+
+@pytest.mark.parametrize("characters", [1, -1])
+def test_a_measurement_of_nothing_is_refused(refuse, characters):
+    assert "--characters must be at least 2, or 0 for all" in refuse(*EVAL, "--characters", characters)
 
 
 def test_a_run_does_not_go_on_with_another_text(refuse):

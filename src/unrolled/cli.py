@@ -29,7 +29,7 @@ from unrolled.formula import formulas
 from unrolled.report.draw import draw
 from unrolled.report.terminal import TerminalObserver
 from unrolled.tasks import char, char_runs
-from unrolled.tasks.char import CharConfig
+from unrolled.tasks.char_config import CharConfig
 from unrolled.train.files import write_atomically
 from unrolled.train.loop import Observer
 
@@ -215,6 +215,8 @@ def train_char(
     out.print(f"{path}: {task.cell.name} on {task.source['label']}, {count:,} parameters", markup=False)
     bits = ", ".join(f"{key} {value:.3f}" for key, value in session.baselines.items())
     out.print(f"held-out bits per character without a network: {bits}", markup=False)
+    if task.limits:
+        out.print(task.limits, markup=False)
     observers: list[Observer] = [TerminalObserver(out, session.baselines)]
     if events:
         observers.append(events(path / "tensorboard"))
@@ -333,13 +335,20 @@ def sample_command(
 def eval_command(
     path: RunArgument,
     text: Annotated[str, typer.Argument(help="a text file, or a data set's name")],
+    characters: Annotated[
+        int, typer.Option(help="measure at most so many, from the beginning; 0 for all")
+    ] = 20_000_000,
 ) -> None:
     """Measure a trained model on a text, in bits per character."""
+    if characters < 2 and characters != 0:
+        raise unrolled.InputError(f"--characters must be at least 2, or 0 for all, got {characters}")
     model, vocabulary, saved = char_runs.open_model(path, _warn)
-    label, characters = data.resolve_text(text)
-    bits = char.bits_per_character(model, vocabulary.encode(characters))
+    label, whole = data.open_text(text)
+    ids = whole.encode(vocabulary)[: characters or None]
+    bits = char.bits_per_character(model, ids)
+    measured = f"the first {len(ids):,} of " if len(ids) < len(whole) else ""
     out.print(
-        f"{bits:.4f} bits per character on {label} ({len(characters):,} characters), step {saved.step}",
+        f"{bits:.4f} bits per character on {label} ({measured}{len(whole):,} characters), step {saved.step}",
         markup=False,
     )
 

@@ -3,8 +3,13 @@ import re
 
 import pytest
 
-from unrolled.data import read_text, split
+from unrolled.data import read_blocks, read_text, split, text
 from unrolled.errors import DataError, InputError
+
+MIXED = "\ufeff\ufeffa\r\r\nß\r\n漢\r字\ufeff🦜\n\r\n\r".encode()
+"""Characters of one to four bytes, line ends of all sorts at both ends of them, two byte order marks."""
+
+sizes = pytest.mark.parametrize("size", [*range(1, len(MIXED) + 2)])
 
 
 def test_a_text_is_read_as_it_is(tmp_path):
@@ -72,3 +77,43 @@ def test_both_parts_need_something_to_predict(text, holdout):
     with pytest.raises(DataError, match="each part needs two"):
         split(text, holdout)
     assert split("abcd", 0.5) == ("ab", "cd")
+
+
+@sizes
+def test_where_blocks_end_is_of_no_meaning(tmp_path, monkeypatch, size):
+    (tmp_path / "a.txt").write_bytes(MIXED)
+    monkeypatch.setattr(text, "BLOCK", size)
+    assert read_text(tmp_path / "a.txt") == MIXED.decode().removeprefix("\ufeff").replace("\r\n", "\n")
+    assert "" not in read_blocks(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xf0\x9f\xa6", b"\xe6\xbc"], ids=["one", "three", "two"])
+@pytest.mark.parametrize("at", range(len(MIXED) + 1))
+def test_where_blocks_end_a_mistake_has_the_same_place(tmp_path, monkeypatch, at, wrong):
+    data = MIXED[:at] + wrong + MIXED[at:]
+    with pytest.raises(UnicodeDecodeError) as mistake:
+        data.decode()
+    place = mistake.value.start
+    line = data.count(b"\n", 0, place) + 1
+    expected = f"byte 0x{data[place]:02x} at offset {place} (line {line})"
+    (tmp_path / "a.txt").write_bytes(data)
+    for size in range(1, len(data) + 2):
+        monkeypatch.setattr(text, "BLOCK", size)
+        with pytest.raises(DataError, match=re.escape(expected)):
+            read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("size", [2, 3, 100])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"\n\r\n\n\r\n", r"no character but '\\n'"),
+        ("text".encode("utf-16"), r"at offset 0 \(line 1\).*iconv -f utf-16"),
+    ],
+)
+def test_where_blocks_end_a_text_of_no_use_is_one(tmp_path, monkeypatch, size, data, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    monkeypatch.setattr(text, "BLOCK", size)
+    with pytest.raises(DataError, match=message):
+        read_text(tmp_path / "a.txt")

@@ -1,7 +1,9 @@
 """Character models: the published character network, a four-letter vocabulary, and what a run promises."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from benchmarks.published import LIBRARY_NAMES, PUBLISHED, Array, Oracle
 from unrolled import CheckpointError, InputError
+from unrolled.data import Text, baselines, encoded, split
 from unrolled.tasks.char import CharConfig, CharTask, bits_per_character, evaluating, write
 
 
@@ -191,3 +194,72 @@ def test_a_checkpoint_of_another_size_does_not_fit(tmp_path) -> None:  # type: i
         CheckpointError, match=r"another model: head.weight is \(\d+, 8\) there and \(\d+, 9\)"
     ):
         restore_model(other.model, checkpoint.load(next(run.checkpoints.iterdir())))
+
+
+@pytest.fixture
+def long_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Text]:
+    """Write a text to a file that counts as a long one."""
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+
+    def open_as_long(characters: str) -> Text:
+        (tmp_path / "long.txt").write_text(characters)
+        return Text.open(tmp_path / "long.txt")
+
+    return open_as_long
+
+
+def test_a_text_in_a_file_trains_as_in_memory_bit_for_bit(long_text: Callable[[str], Text]) -> None:
+    """Through two epochs: records, weights, the state, and what is measured and compared with."""
+    config = replace(SMALL, reset=0.3)
+    tasks = [CharTask("text", text, config) for text in (a_text(1000), long_text(a_text(1000)))]
+    trainers = [task.trainer() for task in tasks]
+    assert tasks[0].facts() == tasks[1].facts()
+    for _ in range(2 * len(tasks[0].streams) + 1):
+        torch.manual_seed(trainers[0].step)  # of dropout
+        one = trainers[0].advance()
+        torch.manual_seed(trainers[1].step)
+        assert trainers[1].advance() == one
+    assert torch.equal(trainers[0].whole, trainers[1].whole)
+    assert tasks[0].evaluate() == tasks[1].evaluate()
+    assert tasks[0].baselines == tasks[1].baselines
+    assert all(torch.equal(a, b) for a, b in zip(*(t.tensors().values() for t in tasks), strict=True))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_no_more_is_measured_and_counted_than_the_limits_say(
+    long_text: Callable[[str], Text], in_file: bool
+) -> None:
+    """The first of what is held out, and the last of the rest; without limits, or below them, all."""
+    text = a_text(4000)
+    train, tail = split(text, 0.25)
+
+    def task(**limits: int) -> CharTask:
+        made = replace(SMALL, holdout=0.25, **limits)
+        return CharTask("text", long_text(text) if in_file else text, made)
+
+    def expected(train: str, tail: str) -> dict[str, float]:
+        vocabulary = task().vocabulary
+        return baselines(vocabulary.encode(train), vocabulary.encode(tail), len(vocabulary))
+
+    for whole in (task(), task(evaluate_characters=1000, ngram_characters=3000),
+                  task(evaluate_characters=0, ngram_characters=0)):  # fmt: skip
+        assert whole.limits is None
+        assert whole.baselines == expected(train, tail)
+    limited = task(evaluate_characters=70, ngram_characters=500)
+    assert limited.baselines == expected(train[-500:], tail[:70])
+    ids = limited.vocabulary.encode(tail[:70])
+    assert limited.evaluate() == {"held_out_bits_per_character": bits_per_character(limited.model, ids)}
+    assert limited.limits == (
+        "70 of 1,000 held-out characters are measured (--evaluate-characters), "
+        "500 of 3,000 training characters are counted by n-gram models (--ngram-characters)"
+    )
+
+
+@pytest.mark.parametrize(
+    "limits", [{"evaluate_characters": 1}, {"ngram_characters": 4}, {"ngram_characters": -1}]
+)
+def test_limits_that_leave_nothing_to_measure_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(
+        InputError, match=r"--(evaluate|ngram)-characters must be at least [25], or 0 for all"
+    ):
+        replace(SMALL, **limits)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cases import assert_same, one_line
 from unrolled import GRU, LSTM, InputError, Recurrent
+from unrolled.data import Segments, inputs_and_targets
 from unrolled.nn.stack import RecurrentStack
 from unrolled.unroll import Checkpointed, Full, Truncated, through_time
 from unrolled.unroll.policies import Policy, bytes_of
@@ -107,6 +108,40 @@ def test_gradients_are_those_of_one_tape(make: Callable, policy: Checkpointed) -
 def test_in_single_precision_too(make: Callable) -> None:
     model = model_of(make, torch.float32)
     assert_same(taught(model, POLICIES["some"]), taught(model, Full()), 1e-5)
+
+
+class Watched(Segments):
+    """Knows which segments were asked for, and which are still there."""
+
+    def __getitem__(self, k: int) -> Any:
+        segment = super().__getitem__(k)
+        self.asked = [*getattr(self, "asked", []), k]
+        self.there = [r for r in [*getattr(self, "there", []), weakref.ref(segment[0])] if r() is not None]
+        self.most = max(getattr(self, "most", 0), len(self.there))
+        return segment
+
+
+@pytest.mark.parametrize("policy", [Full(), Truncated(2, 3), *POLICIES.values()])
+def test_segments_of_arrays_are_taken_as_a_list_of_them_is(policy: Policy) -> None:
+    """And `Checkpointed` asks for each when it runs, and again when it runs again, and holds few."""
+    model = model_of(LAYERS["GRU"])
+    tokens = torch.randint(V, (T + 1, B), generator=torch.Generator().manual_seed(3)).numpy()
+    lazy = Watched(*inputs_and_targets(tokens), steps=CHUNK)
+
+    def gradients(segments: Any) -> dict[str, Tensor]:
+        loss, _ = through_time(model, segments, start_of(model), bptt=policy)
+        model.zero_grad()
+        loss.backward()
+        return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters()}
+
+    torch.manual_seed(5)
+    found = gradients(lazy)
+    torch.manual_seed(5)
+    assert_same(found, gradients([*Segments(*inputs_and_targets(tokens), steps=CHUNK)]), 1e-12)
+    assert set(lazy.asked) == set(range(len(lazy)))
+    if policy == Checkpointed(every=1):
+        assert lazy.asked[-1] == 0
+        assert lazy.most <= 2
 
 
 def test_one_tape_is_the_whole_sequence_at_once() -> None:

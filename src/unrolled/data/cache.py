@@ -1,4 +1,4 @@
-"""The folder where fetched texts lie."""
+"""The folder where fetched texts lie, and for a while the ids of long ones."""
 
 import hashlib
 import os
@@ -38,7 +38,12 @@ def write(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror}): make room or rights there, or set "
-            f"UNROLLED_CACHE to another folder."
-        ) from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> DataError:
+    """What to raise where something in the cache cannot be written."""
+    return DataError(
+        f"{path} cannot be written ({error.strerror}): make room or rights there, or set "
+        f"UNROLLED_CACHE to another folder."
+    )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from unrolled.data.cache import sha256, text_path, write
 from unrolled.data.download import download
+from unrolled.data.encoded import Text
 from unrolled.data.extract import read_members
 from unrolled.data.sources import SOURCES, Source, find_source, suggestion
 from unrolled.data.text import read_text
@@ -87,16 +88,29 @@ def status(cache: Path | None = None) -> list[Status]:
 
 
 def resolve_text(name_or_path: str | Path, cache: Path | None = None) -> tuple[str, str]:
+    """A label and the characters of a text; see `open_text`."""
+    label, path = _find(name_or_path)
+    return label, load(label, cache) if path is None else read_text(path)
+
+
+def open_text(name_or_path: str | Path, cache: Path | None = None) -> tuple[str, Text]:
     """A label and a text, for the path of a text file or the name of a data set.
 
     A `Path` is always a file, and so is a string with a folder in it, such as `./sonnets`.
 
     Returns:
-        The data set's name, or the file's name without its folder; and the text.
+        The data set's name, or the file's name without its folder; and the text, which stays in its file if
+        it is long.
 
     Raises:
         DataError: it is neither, it is both, or the text cannot be read.
     """
+    label, path = _find(name_or_path)
+    return label, Text.of(load(label, cache)) if path is None else Text.open(path)
+
+
+def _find(name_or_path: str | Path) -> tuple[str, Path | None]:
+    """A label, and the path of a file; None for a data set. Raises DataError."""
     name = str(name_or_path)
     is_file, is_name = os.path.isfile(name), isinstance(name_or_path, str) and name in SOURCES
     if is_file and is_name:
@@ -105,10 +119,10 @@ def resolve_text(name_or_path: str | Path, cache: Path | None = None) -> tuple[s
             f"folder for the data set."
         )
     if is_name:
-        return name, load(name, cache)
+        return name, None
     if not os.path.exists(name):
         raise DataError(f"{name!r} is neither a file nor the name of a data set{suggestion(name)}.")
-    return Path(name).name, read_text(name)
+    return Path(name).name, Path(name)
 
 
 def _state(source: Source, path: Path) -> State:

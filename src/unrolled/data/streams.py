@@ -3,31 +3,40 @@
 Training reads B parallel streams, each a contiguous piece of the text, T steps at a time. Row b of a
 chunk continues row b of the chunk before, so the final state of one chunk is the right initial state of
 the next. All B streams start from the zero state: only the first text has a true beginning.
+
+Chunks of an `EncodedText` are read from its file when they are asked for.
 """
 
 from collections.abc import Iterator
 
 import torch
 
+from unrolled.data.encoded import EncodedText
 from unrolled.errors import DataError, InputError
 
+Ids = torch.Tensor | EncodedText
 
-def _check(ids: torch.Tensor, batch: int, steps: int) -> None:
+
+def _check(ids: Ids, batch: int, steps: int) -> None:
     if ids.ndim != 1:
         raise InputError(f"ids has shape {tuple(ids.shape)}: one text is a tensor of shape (N,).")
     if batch < 1 or steps < 1:
         raise InputError(f"batch={batch} and steps={steps} must both be at least 1.")
 
 
-def _rows(ids: torch.Tensor, batch: int) -> torch.Tensor:
+def _rows(ids: Ids, batch: int) -> Ids:
     """(L + 1, B): column b is ids[b * L : b * L + L + 1], L = (N - 1) // B; the last id is only a target."""
+    if isinstance(ids, EncodedText):
+        return ids.columns(batch)
     length = (len(ids) - 1) // batch
     return ids[: batch * length + 1].unfold(0, length + 1, length).t().contiguous()
 
 
-def _chunk(rows: torch.Tensor, start: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _chunk(rows: Ids, start: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets from row `start` on: `steps` rows, or as many as there are."""
     rows = rows[start : start + steps + 1]
+    if isinstance(rows, EncodedText):
+        rows = rows.read()
     return rows[:-1], rows[1:]
 
 
@@ -38,7 +47,7 @@ class Streams:
     whole chunks are made, so the last L % T characters of each stream are left out.
 
     Args:
-        ids: (N,) one text.
+        ids: (N,) one text, in memory or encoded in a file.
         batch: B streams side by side.
         steps: T steps a chunk, the distance gradients can travel.
 
@@ -52,7 +61,7 @@ class Streams:
         [[0, 4], [1, 5], [2, 6]]
     """
 
-    def __init__(self, ids: torch.Tensor, batch: int, steps: int) -> None:
+    def __init__(self, ids: Ids, batch: int, steps: int) -> None:
         _check(ids, batch, steps)
         needed = batch * steps + 1
         if len(ids) < needed:
@@ -75,7 +84,7 @@ class Streams:
         return (self[k] for k in range(len(self)))
 
 
-def held_out(ids: torch.Tensor, batch: int, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
+def held_out(ids: Ids, batch: int, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
     """Chunks in which every character but the first is predicted exactly once.
 
     First come B streams of L = (N - 1) // B steps in chunks of T, the last of them shorter. The
@@ -86,7 +95,7 @@ def held_out(ids: torch.Tensor, batch: int, steps: int) -> Iterator[tuple[torch.
     is faster and gives a slightly higher loss.
 
     Args:
-        ids: (N,) one text, N at least 2.
+        ids: (N,) one text, in memory or encoded in a file, N at least 2.
         batch: B streams side by side.
         steps: T steps a chunk.
 
@@ -104,7 +113,7 @@ def held_out(ids: torch.Tensor, batch: int, steps: int) -> Iterator[tuple[torch.
     covered = (len(ids) - 1) // batch * batch
     streams = [_rows(ids, batch)] if covered else []
     if covered < len(ids) - 1:
-        streams.append(ids[covered:, None])
+        streams.append(_rows(ids[covered:], 1))
     return (
         (*_chunk(stream, start, steps), start == 0)
         for stream in streams

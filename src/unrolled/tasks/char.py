@@ -8,13 +8,12 @@ Bits per character are the cross-entropy in base 2, averaged over characters.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,99 +21,22 @@ from torch import Tensor, nn
 
 from unrolled.cell import Cell
 from unrolled.cells import find
-from unrolled.data import Streams, Vocabulary, baselines, held_out, split
+from unrolled.data import EncodedText, Streams, Text, Vocabulary, baselines, held_out, split
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
 from unrolled.graph import Graph
 from unrolled.nn import Recurrent
 from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
+from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_step import CharStep
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
 from unrolled.train.flat import flatten
-from unrolled.train.loop import Plan, Trainer, restore_model
-from unrolled.train.optimisers import SCHEDULES, Clip, Schedule, make_optimiser
+from unrolled.train.loop import Trainer, restore_model
+from unrolled.train.optimisers import Clip, Schedule, make_optimiser
 from unrolled.train.sampling import sample
 
 EVALUATION_STREAMS = 64
-
-
-@dataclass(frozen=True)
-class CharConfig:
-    """How a character model is built and trained; the text beside a type is the command line's help."""
-
-    cell: Annotated[str, "a cell of `unrolled cells`, as in 'lstm(peepholes=vector)', or FILE.py:NAME"] = (
-        "lstm"
-    )
-    hidden: Annotated[int, "units in each layer (H)"] = 256
-    layers: Annotated[int, "layers, one above the other"] = 1
-    dropout: Annotated[float, "probability of dropping a value between layers"] = 0.0
-    init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in 'f.bias=1' or '*.h=orthogonal'"] = ()
-    steps: Annotated[int, "gradient steps to make"] = 2000
-    batch: Annotated[int, "parallel streams through the text (B)"] = 32
-    bptt: Annotated[int, "steps a gradient goes back: the length of a chunk (T)"] = 64
-    reset: Annotated[float, "probability that a stream's state starts again at zero before a chunk"] = 0.02
-    optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
-    rate: Annotated[float, "learning rate"] = 5e-3
-    schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
-    warmup: Annotated[int, "steps over which the rate rises at first"] = 50
-    clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
-    clip_value: Annotated[float | None, "limit on each element of the gradient; 0 for none"] = None
-    loss: Annotated[str, "mean or sum over the steps of a chunk (the streams are always averaged)"] = "mean"
-    holdout: Annotated[float, "share of the text, at its end, that is kept out of training"] = 0.05
-    evaluate_every: Annotated[int | None, "steps between measurements on the held-out text [a tenth]"] = None
-    sample_every: Annotated[int | None, "steps between samples [a quarter of all]"] = None
-    save_every: Annotated[int | None, "steps between checkpoints [a tenth]"] = None
-    keep: Annotated[int, "checkpoints kept"] = 3
-    sample_length: Annotated[int, "characters in each sample"] = 300
-    temperature: Annotated[float, "of the samples"] = 0.8
-    seed: Annotated[int, "of the initial weights, dropout and samples"] = 0
-    dtype: Annotated[str, "float32 or float64"] = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "batch", "bptt", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("hidden", "layers"):
-            if getattr(self, name) > 1_000_000:
-                raise InputError(f"--{name} must be at most a million, got {getattr(self, name)}")
-        for name in ("temperature", "clip_norm", "clip_value"):
-            if not math.isfinite(getattr(self, name) or 0):
-                raise InputError(
-                    f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}"
-                )
-        if self.seed >= 2**63:
-            raise InputError(f"--seed must be below 2^63, got {self.seed}")
-        for name in ("steps", "warmup", "sample_length", "temperature", "clip_norm", "clip_value", "seed",
-                     "evaluate_every", "sample_every", "save_every"):  # fmt: skip
-            if (getattr(self, name) or 0) < 0:
-                raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
-        if not 0 <= self.reset <= 1:
-            raise InputError(f"--reset is a probability from 0 to 1, got {self.reset}")
-        if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
-            raise InputError(f"--rate must be above 0 and at most 1e30, got {self.rate}")
-        for name, choices in (
-            ("loss", ("mean", "sum")),
-            ("schedule", SCHEDULES),
-            ("dtype", ("float32", "float64")),
-        ):
-            if getattr(self, name) not in choices:
-                raise InputError(f"--{name} is {' or '.join(choices)}, got {getattr(self, name)!r}")
-
-    @property
-    def plan(self) -> Plan:
-        """When to measure, save and sample."""
-
-        def every(asked: int | None, times: int) -> int:
-            return max(1, self.steps // times) if asked is None else asked
-
-        return Plan(
-            self.steps,
-            evaluate_every=every(self.evaluate_every, 10),
-            save_every=every(self.save_every, 10),
-            show_every=every(self.sample_every, 4),
-            keep=self.keep,
-        )
 
 
 class CharModel(nn.Module):
@@ -159,23 +81,20 @@ class CharTask:
 
     Args:
         label: what the text is called.
-        text: all of it; the end is held out.
+        text: all of it; the end is held out. A long one may stay in its file.
         cell: the cell, if it is not to be looked up by the configuration's name.
 
     Raises:
         DataError, InputError, CellError: the text is too short, or a setting does not fit.
     """
 
-    def __init__(self, label: str, text: str, config: CharConfig, cell: Cell | None = None) -> None:
+    def __init__(self, label: str, text: str | Text, config: CharConfig, cell: Cell | None = None) -> None:
         self.config = config
-        self.source: dict[str, JSON] = {"label": label, "characters": len(text), "sha256": sha256(text)}
-        self.vocabulary = Vocabulary.of(text)
-        self._train, self._held_out = (self.vocabulary.encode(part) for part in split(text, config.holdout))
-        if len(self._held_out) < 2:
-            raise DataError(
-                f"{label} leaves {len(self._held_out)} characters to hold out and 2 are needed; "
-                "give a longer text or raise --holdout"
-            )
+        if isinstance(text, str):
+            text = Text.of(text)
+        self.source: dict[str, JSON] = {"label": label, "characters": len(text), "sha256": text.sha256}
+        self.vocabulary = text.vocabulary
+        self._train, self._held_out = split(text.encode(), config.holdout)
         self.streams = Streams(self._train, config.batch, config.bptt)
         self.cell = cell or find(config.cell)
         torch.manual_seed(config.seed)
@@ -183,10 +102,39 @@ class CharTask:
         self.state: dict[str, Tensor] | None = None
         self.direct: CharStep | None = None
 
+    @property
+    def _measured(self) -> Tensor | EncodedText:
+        """What is measured of the held-out text."""
+        return self._held_out[: self.config.evaluate_characters or None]
+
+    @property
+    def _counted(self) -> Tensor | EncodedText:
+        """What n-gram models count of the text to train on."""
+        return self._train[-self.config.ngram_characters :]
+
     @cached_property
     def baselines(self) -> dict[str, float]:
         """Bits per character of models that need no network, on the same split."""
-        return baselines(self._train, self._held_out, len(self.vocabulary))
+        train, tail = (
+            part.read() if isinstance(part, EncodedText) else part for part in (self._counted, self._measured)
+        )
+        return baselines(train, tail, len(self.vocabulary))
+
+    @property
+    def limits(self) -> str | None:
+        """How much of a text is measured and counted, where that is not all of it."""
+        said = []
+        if len(self._measured) < len(self._held_out):
+            said.append(
+                f"{len(self._measured):,} of {len(self._held_out):,} held-out characters are measured "
+                "(--evaluate-characters)"
+            )
+        if len(self._counted) < len(self._train):
+            said.append(
+                f"{len(self._counted):,} of {len(self._train):,} training characters are counted by n-gram "
+                "models (--ngram-characters)"
+            )
+        return ", ".join(said) or None
 
     def trainer(self) -> Trainer:
         """A trainer at step 0."""
@@ -239,7 +187,7 @@ class CharTask:
         return total, {name: value.detach() for name, value in after.items()}
 
     def evaluate(self) -> dict[str, float]:
-        return {"held_out_bits_per_character": bits_per_character(self.model, self._held_out)}
+        return {"held_out_bits_per_character": bits_per_character(self.model, self._measured)}
 
     def show(self, step: int) -> str:
         prime = default_prime(self.vocabulary)
@@ -276,11 +224,6 @@ class CharTask:
         }
 
 
-def sha256(text: str) -> str:
-    """The checksum that tells one text from another."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def default_prime(vocabulary: Vocabulary) -> str:
     """What a sample begins with where nothing was asked for: a new line, if the text had any."""
     return "\n" if "\n" in vocabulary.symbols else vocabulary.symbols[0]
@@ -297,7 +240,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def bits_per_character(model: CharModel, ids: Tensor) -> float:
+def bits_per_character(model: CharModel, ids: Tensor | EncodedText) -> float:
     """The mean over all characters but the first, each predicted once from what came before it in its stream.
 
     Args:
@@ -342,7 +285,7 @@ def load(saved: Checkpoint) -> tuple[CharModel, Vocabulary, CharConfig]:
     return model.eval(), vocabulary, config
 
 
-def resume(saved: Checkpoint, text: str, changes: Mapping[str, Any]) -> tuple[CharTask, Trainer]:
+def resume(saved: Checkpoint, text: Text, changes: Mapping[str, Any]) -> tuple[CharTask, Trainer]:
     """The task and trainer of a checkpoint, ready for the step after it.
 
     Args:
@@ -354,7 +297,7 @@ def resume(saved: Checkpoint, text: str, changes: Mapping[str, Any]) -> tuple[Ch
     """
     cell, _, config = _read_facts(saved)
     source = saved.facts["text"]
-    if sha256(text) != source["sha256"]:
+    if text.sha256 != source["sha256"]:
         raise CheckpointError(
             f"the text is not the one this run was trained on ({source['label']}, {source['characters']} "
             f"characters, sha256 {source['sha256'][:12]}…); give that text, or start a new run"
@@ -371,7 +314,7 @@ def _read_facts(saved: Checkpoint) -> tuple[Cell, Vocabulary, CharConfig]:
         if facts["task"] != "char":
             raise CheckpointError(f"{saved.path} holds a {facts['task']} model, not a character model")
         cell = facts["cell"]
-        config = {**facts["config"], "init": tuple(facts["config"]["init"])}
+        config = {**FORMERLY, **facts["config"], "init": tuple(facts["config"]["init"])}
         return (
             Cell(cell["name"], Graph.from_json(cell["graph"]), Graph.from_json(cell["square"])),
             Vocabulary(facts["vocabulary"]),

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import unrolled
 from unrolled.cells import find
-from unrolled.data import Vocabulary, resolve_text
+from unrolled.data import Vocabulary, open_text
 from unrolled.errors import CheckpointError, DataError, InputError
 from unrolled.tasks import char
-from unrolled.tasks.char import CharConfig, CharModel, CharTask
+from unrolled.tasks.char import CharModel, CharTask
+from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.train import checkpoint, runs
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.loop import Observer, Trainer, train
@@ -54,8 +55,8 @@ def start(text: str, config: CharConfig, root: Path, name: str | None = None) ->
         UnrolledError: whatever is wrong with the text, the settings or the folder.
     """
     find(config.cell)  # a misspelt cell is told before a long text is read
-    label, characters = resolve_text(text)
-    task = CharTask(label, characters, config)
+    label, whole = open_text(text)
+    task = CharTask(label, whole, config)
     trainer = task.trainer()
     baselines = task.baselines
     plain = "".join(
@@ -96,10 +97,10 @@ def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Calla
     saved = newest(run, warn)
     recorded = run.config
     try:
-        _, characters = resolve_text(text or recorded["text"]["from"])
+        _, whole = open_text(text or recorded["text"]["from"])
     except DataError as error:
         raise DataError(f"{error} If the text has moved, give its new path: TEXT --resume {path}") from None
-    task, trainer = char.resume(saved, characters, changes)
+    task, trainer = char.resume(saved, whole, changes)
     if task.config.steps < saved.step:
         raise InputError(f"--steps {task.config.steps} is less than the {saved.step} that were made already")
     run.truncate_metrics(saved.step)
@@ -132,13 +133,13 @@ def newest(run: Run, warn: Callable[[str], None]) -> Checkpoint:
             "config": dict(),
             "baselines": dict(bits),
         } if all(isinstance(value, int | float) for value in bits.values()):
-            here = {**recorded["config"], "text": recorded["text"]["sha256"]}
+            here = {**FORMERLY, **recorded["config"], "text": recorded["text"]["sha256"]}
         case _:
             raise CheckpointError(f"{run.path} is not a run of a character model: see its config.json")
     saved = checkpoint.newest(run.checkpoints, warn)
     match saved.facts:
         case {"config": dict(config), "text": {"sha256": str(digest)}}:
-            there = {**config, "text": digest}
+            there = {**FORMERLY, **config, "text": digest}
         case _:
             raise CheckpointError(f"{saved.path} is not a checkpoint of a character model")
     for name in sorted(here.keys() - set(CHANGEABLE)):

@@ -34,7 +34,8 @@ def through_time(
     Args:
         step: `loss, state = step(segment, state)`; the loss is one number. What it computes may depend on
             these two, on parameters, and on torch's generator. It may run more than once for a segment.
-        segments: what the step is given, in order: chunks of time, or single steps.
+        segments: what the step is given, in order: chunks of time, or single steps. One that is a sequence,
+            such as `unrolled.data.Segments`, is asked for each when it runs, and `Checkpointed` keeps none.
         state: before the first segment: tensors, in tuples, lists, dicts or masks of a layer.
         bptt: `Full()`, `Truncated(k1, k2)` or `Checkpointed(memory)`: which gradient, in how much memory.
 

@@ -1,0 +1,102 @@
+"""The settings of character models, which are the options of their command."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from unrolled.errors import InputError
+from unrolled.train.loop import Plan
+from unrolled.train.optimisers import SCHEDULES
+
+FORMERLY: Final = {"evaluate_characters": 0, "ngram_characters": 0}
+"""Settings that runs may lack, as they did not always exist, and what was done then."""
+
+
+@dataclass(frozen=True)
+class CharConfig:
+    """How a character model is built and trained; the text beside a type is the command line's help."""
+
+    cell: Annotated[str, "a cell of `unrolled cells`, as in 'lstm(peepholes=vector)', or FILE.py:NAME"] = (
+        "lstm"
+    )
+    hidden: Annotated[int, "units in each layer (H)"] = 256
+    layers: Annotated[int, "layers, one above the other"] = 1
+    dropout: Annotated[float, "probability of dropping a value between layers"] = 0.0
+    init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in 'f.bias=1' or '*.h=orthogonal'"] = ()
+    steps: Annotated[int, "gradient steps to make"] = 2000
+    batch: Annotated[int, "parallel streams through the text (B)"] = 32
+    bptt: Annotated[int, "steps a gradient goes back: the length of a chunk (T)"] = 64
+    reset: Annotated[float, "probability that a stream's state starts again at zero before a chunk"] = 0.02
+    optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
+    rate: Annotated[float, "learning rate"] = 5e-3
+    schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
+    warmup: Annotated[int, "steps over which the rate rises at first"] = 50
+    clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
+    clip_value: Annotated[float | None, "limit on each element of the gradient; 0 for none"] = None
+    loss: Annotated[str, "mean or sum over the steps of a chunk (the streams are always averaged)"] = "mean"
+    holdout: Annotated[float, "share of the text, at its end, that is kept out of training"] = 0.05
+    evaluate_characters: Annotated[int, "measure at most so many held-out characters; 0 for all"] = 2_000_000
+    ngram_characters: Annotated[
+        int, "n-gram models count at most so many characters, the last of the training text; 0 for all"
+    ] = 8_000_000
+    evaluate_every: Annotated[int | None, "steps between measurements on the held-out text [a tenth]"] = None
+    sample_every: Annotated[int | None, "steps between samples [a quarter of all]"] = None
+    save_every: Annotated[int | None, "steps between checkpoints [a tenth]"] = None
+    keep: Annotated[int, "checkpoints kept"] = 3
+    sample_length: Annotated[int, "characters in each sample"] = 300
+    temperature: Annotated[float, "of the samples"] = 0.8
+    seed: Annotated[int, "of the initial weights, dropout and samples"] = 0
+    dtype: Annotated[str, "float32 or float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "batch", "bptt", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("hidden", "layers"):
+            if getattr(self, name) > 1_000_000:
+                raise InputError(f"--{name} must be at most a million, got {getattr(self, name)}")
+        for name in ("temperature", "clip_norm", "clip_value"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}"
+                )
+        if self.seed >= 2**63:
+            raise InputError(f"--seed must be below 2^63, got {self.seed}")
+        for name in ("steps", "warmup", "sample_length", "temperature", "clip_norm", "clip_value", "seed",
+                     "evaluate_every", "sample_every", "save_every"):  # fmt: skip
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
+        for name, least in (("evaluate_characters", 2), ("ngram_characters", 5)):
+            if getattr(self, name) < least and getattr(self, name) != 0:
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be at least {least}, or 0 for all, got "
+                    f"{getattr(self, name)}"
+                )
+        if not 0 <= self.reset <= 1:
+            raise InputError(f"--reset is a probability from 0 to 1, got {self.reset}")
+        if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
+            raise InputError(f"--rate must be above 0 and at most 1e30, got {self.rate}")
+        for name, choices in (
+            ("loss", ("mean", "sum")),
+            ("schedule", SCHEDULES),
+            ("dtype", ("float32", "float64")),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is {' or '.join(choices)}, got {getattr(self, name)!r}")
+
+    @property
+    def plan(self) -> Plan:
+        """When to measure, save and sample."""
+
+        def every(asked: int | None, times: int) -> int:
+            return max(1, self.steps // times) if asked is None else asked
+
+        return Plan(
+            self.steps,
+            evaluate_every=every(self.evaluate_every, 10),
+            save_every=every(self.save_every, 10),
+            show_every=every(self.sample_every, 4),
+            keep=self.keep,
+        )
