@@ -45,7 +45,7 @@ EXTRA = {
     "nn": {"parameters", "rows", "leaves", "rewrite", "tracing"},
     "train": {"options"},
     "export": {"leaves", VERSION},
-    "tasks": {"data", VERSION},
+    "tasks": {"data", "options", VERSION},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},
 }

@@ -1,7 +1,8 @@
 """Character models: a recurrent network that reads a text and predicts its next character.
 
 Training reads B parallel streams of the text in chunks of T steps. The state is carried from chunk to chunk
-for ever; gradients go back to the beginning of a chunk (truncated backpropagation through time).
+for ever; gradients go back to the beginning of a chunk (truncated backpropagation through time), or as
+`--bptt` says.
 
 Bits per character are the cross-entropy in base 2, averaged over characters.
 """
@@ -29,14 +30,19 @@ from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
 from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_step import CharStep
+from unrolled.tasks.char_time import Reaching, detached, in_budget, step_of
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
 from unrolled.train.flat import flatten
 from unrolled.train.loop import Trainer, restore_model
 from unrolled.train.optimisers import Clip, Schedule, make_optimiser
 from unrolled.train.sampling import sample
+from unrolled.unroll import Checkpointed, Truncated
 
 EVALUATION_STREAMS = 64
+
+BEFORE = "before."
+"""How what a gradient reaches before a chunk is called in a checkpoint."""
 
 
 class CharModel(nn.Module):
@@ -95,12 +101,15 @@ class CharTask:
         self.source: dict[str, JSON] = {"label": label, "characters": len(text), "sha256": text.sha256}
         self.vocabulary = text.vocabulary
         self._train, self._held_out = split(text.encode(), config.holdout)
-        self.streams = Streams(self._train, config.batch, config.bptt)
+        self.streams = Streams(self._train, config.batch, config.chunk)
         self.cell = cell or find(config.cell)
         torch.manual_seed(config.seed)
         self.model = CharModel(self.cell, len(self.vocabulary), config)
         self.state: dict[str, Tensor] | None = None
         self.direct: CharStep | None = None
+        self.reaching: Reaching | None = None
+        if isinstance(policy := config.policy, Truncated) and policy.k1 != policy.k2:
+            self.reaching = Reaching(self.model.layer, self.model.head, policy.k2)
 
     @property
     def _measured(self) -> Tensor | EncodedText:
@@ -141,9 +150,10 @@ class CharTask:
         c = self.config
         whole = flatten(self.model)
         self.direct = None
-        if DirectStack.why_not(self.model.layer) is None:
-            scale = 1 / c.batch / (c.bptt if c.loss == "mean" else 1)
-            self.direct = CharStep(self.model.layer, self.model.head, c.bptt, c.batch, scale)
+        plain = self.reaching is None and not isinstance(c.policy, Checkpointed)
+        if plain and DirectStack.why_not(self.model.layer) is None:
+            scale = 1 / c.batch / (c.chunk if c.loss == "mean" else 1)
+            self.direct = CharStep(self.model.layer, self.model.head, c.chunk, c.batch, scale)
         return Trainer(
             self,
             whole,
@@ -154,6 +164,7 @@ class CharTask:
 
     def gradients(self, step: int) -> tuple[float, dict[str, float]]:
         chunk = step % len(self.streams)
+        again = None
         if chunk == 0:
             self.state = None
         elif self.state and self.config.reset:
@@ -163,13 +174,14 @@ class CharTask:
             again = torch.rand(self.config.batch, 1, generator=generator) < self.config.reset
             start = self.model.layer.initial_state(self.config.batch)
             self.state = {name: torch.where(again, start[name], old) for name, old in self.state.items()}
+            again = again.squeeze(1)
         inputs, targets = self.streams[chunk]
         steps, batch = inputs.shape
         if self.direct is not None:
             summed, self.state = self.direct(inputs, targets, self.state)
             total = summed / batch
         else:
-            loss, self.state = self.loss_of(inputs, targets, self.state)
+            loss, self.state = self.loss_of(inputs, targets, self.state, again)
             (loss if self.config.loss == "sum" else loss / steps).backward()  # type: ignore[no-untyped-call]
             total = loss.item()
         return (
@@ -178,13 +190,25 @@ class CharTask:
         )
 
     def loss_of(
-        self, inputs: Tensor, targets: Tensor, state: Mapping[str, Tensor] | None
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        state: Mapping[str, Tensor] | None,
+        again: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy in nats of one chunk, summed over steps and averaged over streams, and the state
-        after it, from which no gradient flows."""
-        logits, after = self.model(inputs, state)
-        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / inputs.shape[1]
-        return total, {name: value.detach() for name, value in after.items()}
+        after it, from which no gradient flows.
+
+        Args:
+            again: (B,), the streams whose state has begun anew.
+        """
+        if self.reaching is not None:
+            return self.reaching(inputs, targets, state, again)
+        policy = self.config.policy
+        if isinstance(policy, Checkpointed):
+            return in_budget(self.model, inputs, targets, state, policy)
+        loss, after = step_of(self.model)((inputs, targets), state)
+        return loss, detached(after)
 
     def evaluate(self) -> dict[str, float]:
         return {"held_out_bits_per_character": bits_per_character(self.model, self._measured)}
@@ -205,10 +229,14 @@ class CharTask:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        return dict(self.state or {})
+        before = self.reaching.before if self.reaching else {}
+        return dict(self.state or {}) | {f"{BEFORE}{name}": value for name, value in before.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self.state = dict(tensors) or None
+        before = {name.removeprefix(BEFORE): v for name, v in tensors.items() if name.startswith(BEFORE)}
+        if self.reaching is not None:
+            self.reaching.before = before
+        self.state = {name: v for name, v in tensors.items() if not name.startswith(BEFORE)} or None
 
     def facts(self) -> dict[str, JSON]:
         return {

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from unrolled.errors import InputError
+from unrolled.tasks.char_time import read_bptt
 from unrolled.train.loop import Plan
 from unrolled.train.optimisers import SCHEDULES
+from unrolled.unroll.policies import Policy
 
 FORMERLY: Final = {"evaluate_characters": 0, "ngram_characters": 0}
 """Settings that runs may lack, as they did not always exist, and what was done then."""
@@ -27,7 +29,12 @@ class CharConfig:
     init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in 'f.bias=1' or '*.h=orthogonal'"] = ()
     steps: Annotated[int, "gradient steps to make"] = 2000
     batch: Annotated[int, "parallel streams through the text (B)"] = 32
-    bptt: Annotated[int, "steps a gradient goes back: the length of a chunk (T)"] = 64
+    bptt: Annotated[
+        str | int,
+        "steps a gradient goes back: the length of a chunk (T); or 'truncated(k1=64, k2=256)': after every "
+        "k1 steps the gradient of their losses, reaching k2 back; or 'checkpointed(steps=5000, "
+        "memory=200MB)': the exact one, in so much memory",
+    ] = 64
     reset: Annotated[float, "probability that a stream's state starts again at zero before a chunk"] = 0.02
     optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
     rate: Annotated[float, "learning rate"] = 5e-3
@@ -51,9 +58,12 @@ class CharConfig:
     dtype: Annotated[str, "float32 or float64"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "batch", "bptt", "keep"):
+        if isinstance(self.bptt, str) and self.bptt.strip().lstrip("+-").isdecimal():
+            object.__setattr__(self, "bptt", int(self.bptt))
+        for name in ("hidden", "layers", "batch", "chunk", "keep"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
+                said = "bptt" if name == "chunk" else name
+                raise InputError(f"--{said} must be at least 1, got {getattr(self, name)}")
         for name in ("hidden", "layers"):
             if getattr(self, name) > 1_000_000:
                 raise InputError(f"--{name} must be at most a million, got {getattr(self, name)}")
@@ -85,6 +95,16 @@ class CharConfig:
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {' or '.join(choices)}, got {getattr(self, name)!r}")
+
+    @property
+    def chunk(self) -> int:
+        """The steps between two updates."""
+        return read_bptt(self.bptt)[0]
+
+    @property
+    def policy(self) -> Policy:
+        """How the gradient of a chunk goes through time."""
+        return read_bptt(self.bptt)[1]
 
     @property
     def plan(self) -> Plan:

@@ -92,6 +92,11 @@ class Outputs:
         return [*[self._d_x] * self.x.requires_grad, *map(self._sums.of, self._learning)]
 
 
+def steps_of_chunk(T: int, B: int) -> int:
+    """The steps of a chunk of a batch that are worth a call, if memory lets them."""
+    return max(-(-T // FINE), -(-ROWS // max(B, 1)))
+
+
 def in_chunks(
     chunk: Chunk,
     x: Tensor,
@@ -113,7 +118,7 @@ def in_chunks(
         steps = [Window(*map(edges.index, window)) for window in along]
         edges = [T - step for step in reversed(edges)] if reverse else edges
         return truncated(Outputs(chunk, x, whole, edges, reverse), state, steps)
-    steps_each = policy.every or max(-(-T // FINE), -(-ROWS // max(B, 1)))
+    steps_each = policy.every or steps_of_chunk(T, B)
     each = policy if policy.every is None else Checkpointed(every=1)
     while True:
         edges = [*range(0, T, steps_each), T]
