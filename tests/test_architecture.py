@@ -12,7 +12,7 @@ ROOT = Path(unrolled.__file__).parent
 
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
-    "nn", "convert", "train", "export", "tasks", "cli",
+    "nn", "convert", "train", "export", "tasks", "cli_time", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -46,6 +46,7 @@ EXTRA = {
     "train": {"options"},
     "export": {"leaves", VERSION},
     "tasks": {"data", "options", VERSION},
+    "cli_time": {"data", "report"},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},
 }

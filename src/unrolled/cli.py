@@ -23,6 +23,7 @@ from rich.table import Table
 import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
+from unrolled.cli_time import RunArgument, plan_command, truncation_command
 from unrolled.errors import UnrolledError
 from unrolled.export import export_onnx
 from unrolled.formula import formulas
@@ -45,6 +46,8 @@ train_app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup
 data_app = typer.Typer(help="List the data sets, or get one.", rich_markup_mode=None)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
+app.command("plan")(plan_command)
+app.command("truncation")(truncation_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -295,11 +298,6 @@ train_app.command("char")(
         },
     )
 )
-
-
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="the folder of a run, or its name under runs/")
-]
 
 
 @app.command("sample")

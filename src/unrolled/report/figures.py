@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 
 def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], title: str) -> bytes:
@@ -60,13 +61,16 @@ def truncation_figure(losses: Sequence[Mapping[str, Any]], whole: str, title: st
     both = figure.subplots(1, 2, sharex=True)
     for axes, key, label in zip(both, ("cosine", "norm_ratio"), ("cosine", "ratio of norms"), strict=True):
         for place, name in enumerate(names):
-            points = [(r["k2"], r[key]) for r in losses if r["parameter"] == name]
+            points = [(r["k2"], r[key]) for r in losses if r["parameter"] == name and r[key] is not None]
+            if not points:
+                continue
             style: dict[str, Any] = {"color": colours(place / max(len(names) - 1, 1)), "linewidth": 1.0}
             if name == whole:
                 style = {"color": "#c8501e", "linewidth": 2.2, "marker": "o", "markersize": 4}
             axes.plot(*zip(*points, strict=True), label=name, **style)
         axes.axhline(1, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set_xlabel("steps that the gradient reaches back (k2)")
         axes.set_ylabel(f"{label}, truncated and exact gradient")
         axes.spines[["top", "right"]].set_visible(False)

@@ -18,10 +18,10 @@ from unrolled.unroll.footprint import Footprint, Planned, measured, planned_for
 from unrolled.unroll.policies import Checkpointed, amount
 from unrolled.unroll.tape import detached, tensors_of
 
-FEW: Final = 6
+FEW: Final = 4
 """Segments that are timed."""
 
-TURNS: Final = 5
+TURNS: Final = 2
 """How often, at least."""
 
 ENOUGH: Final = 1.0
