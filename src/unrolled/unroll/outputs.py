@@ -89,7 +89,9 @@ class Outputs:
         self._sums.add(self._learning, gradients)
 
     def gradients(self) -> list[Tensor | None]:
-        return [*[self._d_x] * self.x.requires_grad, *map(self._sums.of, self._learning)]
+        found = [*[self._d_x] * self.x.requires_grad, *map(self._sums.of, self._learning)]
+        self._d_x, self._sums = None, Sums()  # autograd copies what somebody else holds
+        return found
 
 
 def steps_of_chunk(T: int, B: int) -> int:
