@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -28,16 +27,16 @@ from unrolled.nn.checks import (
     checked_state,
 )
 from unrolled.nn.in_graph import PackedInGraph, check_mapped
+from unrolled.nn.layers import run_layers
 from unrolled.nn.masks import Batch, Drawing, Masks, Regulariser, Regularisers, check_probability
 from unrolled.nn.packing import Packed
 from unrolled.nn.streamer import Streamer
-from unrolled.nn.through_time import layers_in_chunks, policy_of, scan_in_chunks, share
+from unrolled.nn.through_time import layers_in_chunks, policy_of, share
 from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
 from unrolled.rows import Rows
-from unrolled.scan import scan
 from unrolled.tracing import more_than_numbers
-from unrolled.unroll.policies import Checkpointed, Policy, Truncated
+from unrolled.unroll.policies import Policy
 
 
 class Options(TypedDict, total=False):
@@ -230,8 +229,8 @@ class RecurrentStack(nn.Module):
             batch = Batch(packed.T, packed.B, packed)
             drawing = self.regulariser.drawing(masks, self.training, batch)
             given = {name: packed.start(value) for name, value in given.items()} if given else None
-            y, end, values = self._layers(
-                x.data, given, packed.rows, drawing, self._all_parameters(drawing), returning
+            y, end, values = run_layers(
+                self, x.data, given, packed.rows, drawing, self._all_parameters(drawing), returning
             )
             end = {name: packed.end(value) for name, value in end.items()}
             if masks is not None and drawing is not None:
@@ -266,7 +265,7 @@ class RecurrentStack(nn.Module):
         if policy is not None and not self.bidirectional and self.batch_norm is None:
             of_weights = self.regulariser.drawing(masks, self.training, Batch(1, B))
             parameters = self._all_parameters(of_weights, learned)
-            run = partial(self._layers, returning=returning)
+            run = partial(run_layers, self, returning=returning)
             y, end, values = layers_in_chunks(
                 run, self.regulariser, self.training, x, given or {}, batch, masks, parameters, policy
             )
@@ -275,7 +274,7 @@ class RecurrentStack(nn.Module):
             parameters = self._all_parameters(drawing, learned)
             width = sum(map(self.input_size_of, range(1, self.num_layers)))
             own = share(policy, len(self.suffixes), between=3 * T * B * width * self.dtype.itemsize)
-            y, end, values = self._layers(x, given, rows, drawing, parameters, returning, own)
+            y, end, values = run_layers(self, x, given, rows, drawing, parameters, returning, own)
             if masks is not None and drawing is not None:
                 drawing.finish()
 
@@ -320,73 +319,6 @@ class RecurrentStack(nn.Module):
         # one object for all calls: plans are found by it
         parts = self._longer.setdefault(learned, {**parameters.parts, **parts})
         return Stacked((*parameters.tensors, *more.values()), parts)
-
-    def _layers(
-        self,
-        x: Tensor,
-        given: Mapping[str, Tensor] | None,
-        rows: Rows | None,
-        drawing: Drawing | None,
-        parameters: Sequence[Mapping[str, Tensor]],
-        returning: tuple[str, ...],
-        policy: Truncated | Checkpointed | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Run all layers on a batch, or on the packed rows of sequences.
-
-        Args:
-            parameters: of each layer and direction.
-            returning: what is wanted at every step.
-            policy: of each layer and direction for itself, for a batch.
-
-        Returns:
-            the outputs, the final states of the batch, and values at every step for each layer and direction.
-        """
-        finals: list[dict[str, Tensor]] = []
-        own = self.regulariser.training if self.training else self.regulariser.evaluation
-        cell = own if drawing is None else drawing.cell(self.training)
-        output = self.cell.graph.output
-        kept: dict[str, list[Tensor]] = {name: [] for name in returning}
-        for layer in range(self.num_layers):
-            if layer and self.batch_norm is not None:
-                x = self._normal_batch(x, rows, layer)
-            if layer and self.dropout and self.training:
-                if drawing is not None and drawing.masks is not None:
-                    x = drawing.dropout(x, self.dropout, len(finals))
-                else:
-                    x = F.dropout(x, self.dropout)
-            outputs = []
-            for reverse in map(bool, range(1 + self.bidirectional)):
-                place = len(finals)
-                state = {name: value[place] for name, value in given.items()} if given else None
-                run = scan if policy is None else partial(scan_in_chunks, policy=policy)
-                values, final = run(
-                    cell,
-                    x,
-                    state,
-                    parameters[place],
-                    rows=rows,
-                    leaves=None if drawing is None else drawing.leaves(cell, place, reverse),
-                    returning=(output, *returning) if returning else (),
-                    reverse=reverse,
-                    backend=self.backend,
-                )
-                for name in kept:
-                    kept[name].append(values[name])
-                outputs.append(values[output] if returning else values)
-                finals.append(final)
-            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
-        # Copies, and of one layer too: programs detach states in place, which a view forbids.
-        end = {name: torch.stack([f[name] for f in finals]) for name in self.cell.states}
-        return x, end, kept
-
-    def _normal_batch(self, x: Tensor, rows: Rows | None, layer: int) -> Tensor:
-        """What a layer reads, normalised over the steps that there are."""
-        assert self.batch_norm is not None
-        norm = self.batch_norm[f"l{layer}"]
-        if rows is None or rows.order is None:
-            normal: Tensor = norm(x.flatten(0, -2)).view(x.shape)
-            return normal
-        return rows.unpack(norm(rows.pack(x)))
 
     def masks(self, generator: torch.Generator | None = None) -> Masks:
         """New masks for a batch of sequences.
