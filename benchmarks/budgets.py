@@ -250,8 +250,8 @@ FAMILIES = (
         million,
         unit="ratio",
         caption=f"A character model, LSTM of {NARROW.H} units, one row, in {LONGEST}. Time a step: over that "
-        "of the shortest sequence, all of whose tapes fit; where they do not, a segment runs once more, which "
-        "is a third more.",
+        "of the shortest sequence, all of whose tapes fit; where they do not, a segment runs once more, "
+        "which is a third more.",
     ),
 )
 
