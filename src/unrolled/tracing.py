@@ -25,7 +25,14 @@ def constant(function: Callable[P, R]) -> Callable[P, R]:
 
 def watched(tensors: Iterable[object]) -> bool:
     """Whether somebody looks on, or stands in for tensors: a tracer, a counter, tensors without numbers."""
-    return torch._C._len_torch_dispatch_stack() > 0 or not PLAIN.issuperset(map(type, tensors))
+    return _modes() > 0 or not PLAIN.issuperset(map(type, tensors))
+
+
+def _modes() -> int:
+    """Who looks on, but for those who take tensors as they are."""
+    count: int = torch._C._len_torch_dispatch_stack()
+    stack = map(torch._C._get_dispatch_stack_at, range(count)) if count else ()
+    return count - sum(bool(getattr(mode, "takes_tensors_as_they_are", False)) for mode in stack)
 
 
 @constant

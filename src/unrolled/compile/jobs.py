@@ -485,9 +485,9 @@ def turn(e: Job) -> None:
     e.loop(first, end, "1", column)
 
 
-@job("sums", "part", "parts", "to", "width")
+@job("sums", "part", "parts", "to", "width", "again")
 def gather_sums(e: Job) -> None:
-    """Add up what each worker summed: `parts` rows, `part` elements apart."""
+    """Add up what each worker summed: `parts` rows, `part` elements apart; with `again` to what is there."""
     sums, part, to, width = e.pointer("sums"), e.word("part"), e.pointer("to"), e.word("width")
     first, end = e.share(e.vectors(width))
 
@@ -497,8 +497,11 @@ def gather_sums(e: Job) -> None:
         def add(p: str, total: list[str]) -> list[str]:
             return [e.add(total[0], e.load(e.at(e.at(sums, e.integer_of("mul", p, part)), offset)))]
 
-        (total,) = e.loop("0", e.word("parts"), "1", add, [(e.vector, e.splat(0.0))])
-        e.store_some(total, e.at(to, offset), e.left(width, v))
+        left = e.left(width, v)
+        wanted = e.choose(e.emit(f"icmp ne i64 {e.word('again')}, 0"), left, "zeroinitializer", e.mask)
+        start = e.load_some(e.at(to, offset), wanted)
+        (total,) = e.loop("0", e.word("parts"), "1", add, [(e.vector, start)])
+        e.store_some(total, e.at(to, offset), left)
         return []
 
     e.loop(first, end, "1", one)

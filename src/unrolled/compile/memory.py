@@ -30,8 +30,8 @@ def scratch(elements: int, dtype: torch.dtype) -> Tensor:
     found: Tensor | None = getattr(_scratch, name, None)
     if found is None or found.numel() < elements:
         setattr(_scratch, name, None)
-        with torch.inference_mode(False):
-            found = torch.empty(elements, dtype=dtype, device="cpu")
+        raw = torch.from_numpy(_fresh(elements * dtype.itemsize))  # which no counter of tensors sees
+        found = raw.view(dtype)
         setattr(_scratch, name, found)
     return found
 
@@ -39,7 +39,7 @@ def scratch(elements: int, dtype: torch.dtype) -> Tensor:
 def workspace(elements: int, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory, from a cache line's beginning; it is used again when nobody holds the tensor."""
     size = elements * dtype.itemsize
-    if size < LARGE:
+    if size < LARGE or torch._C._len_torch_dispatch_stack():  # or a counter would not see it
         return torch.empty(elements, dtype=dtype, device="cpu")
     grain = 1 << (size.bit_length() - 6)  # at most a thirtieth more, so that nearly the same size is the same
     size = -(-size // grain) * grain

@@ -159,8 +159,11 @@ def _states(plan: Plan, workspace: str) -> None:
             plan.place(place, plan.at(f"y {name}"), width)
 
 
-def backward_plan(loop: Loop, forward: Plan) -> Plan:
+def backward_plan(loop: Loop, forward: Plan, adding: bool = False) -> Plan:
     """The backward pass after a forward pass.
+
+    Args:
+        adding: gradients of parameters are added to what is there.
 
     Tensors: those of the forward pass, and `d_y NAME`, `d_end S`, `d_x`, `d_before K`, `d_start S`,
     `d_parameter N`.
@@ -197,7 +200,8 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
         if sizes.needs_parameters:
             to = plan.parameter(name, gradient=True)
             units = plan.width(loop.width_of[name])
-            plan.job("end", "gather_sums", sums=at, part=2 * width, parts=plan.workers, to=to, width=units)
+            plan.job("end", "gather_sums", sums=at, part=2 * width, parts=plan.workers, to=to, width=units,
+                     again=int(adding))  # fmt: skip
     plan.rest()
     if sizes.needs_x and loop.projected:
         weights, panels, rest = plan.side_by_side(transposed=True)
@@ -208,7 +212,7 @@ def backward_plan(loop: Loop, forward: Plan) -> Plan:
             add=int(any(f"d_before {k}" in loop.adjoint.step.results for k in loop.direct)),
         )  # fmt: skip
     if sizes.needs_parameters:
-        _matrix_gradients(plan, columns, row)
+        _matrix_gradients(plan, columns, row, adding)
     if sizes.padded:
         _hand_out(plan, outgoing)
     for name in loop.graph.states:
@@ -258,7 +262,7 @@ def _side_by_side(plan: Plan, names: tuple[str, ...]) -> tuple[int, int]:
     return at.element, row
 
 
-def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
+def _matrix_gradients(plan: Plan, columns: int, row: int, adding: bool) -> None:
     """After each chunk, add to the gradient of every matrix."""
     loop, capacity, lanes = plan.loop, plan.capacity, plan.loop.lanes
     at_column = {}
@@ -325,7 +329,7 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
         if again:
             plan.meet("after")
         seen.add(words["to"])
-        plan.job("after", "sum_products", again=int(again), **words)
+        plan.job("after", "sum_products", again=int(again or adding), **words)
     if loop.projected and plan.sizes.tokens:
         words_known = plan.input_width
         full = plan.projected_row
@@ -341,5 +345,5 @@ def _matrix_gradients(plan: Plan, columns: int, row: int) -> None:
                 "end", "turn", table=At(table.tensor, table.element + at_column[f"d_before {k}"]),
                 table_row=full, words=words_known, units=plan.width(loop.width_of[name]),
                 to=plan.parameter(name, gradient=True), to_row=words_known,
-                add=int(name in loop.adjoint.matrices),
+                add=int(adding or name in loop.adjoint.matrices),
             )  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +28,24 @@ PLANS = 256
 """Plans kept for each loop; the oldest go first."""
 
 
+_elsewhere = threading.local()
+
+
+@contextmanager
+def adding(find: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Gradients of parameters are added to tensors that are there, instead of being made and handed on.
+
+    Args:
+        find: `find(parameter)`, where its gradient goes; None for the usual way.
+    """
+    before = getattr(_elsewhere, "find", None)
+    _elsewhere.find = find
+    try:
+        yield
+    finally:
+        _elsewhere.find = before
+
+
 class Prepared:
     """A loop for one set of sizes: its plans, made when they are first used."""
 
@@ -38,11 +58,11 @@ class Prepared:
         self._starts: dict[tuple[float, ...], list[Tensor]] = {}
 
     def plan(self, kind: str) -> Plan:
-        """The plan of "save", "inference" or "backward"."""
+        """The plan of "save" or "inference"; of "backward", or "adding" to gradients of parameters."""
         if kind not in self._plans:
             self._plans[kind] = (
-                backward_plan(self.loop, self.plan("save"))
-                if kind == "backward"
+                backward_plan(self.loop, self.plan("save"), kind == "adding")
+                if kind in ("backward", "adding")
                 else forward_plan(self.loop, self.sizes, kind == "save")
             )
         return self._plans[kind]
@@ -145,22 +165,31 @@ class Prepared:
         rows: Rows | None = None,
         leaves: Leaves | None = None,
     ) -> list[Tensor | None]:
-        """The gradients of `given` where they are needed, from those of the outputs and the final states."""
+        """The gradients of `given` where they are needed, from those of the outputs and the final states; not
+        those that are added elsewhere, see `adding`."""
         loop, names = self.loop, self.names
-        plan = self.plan("backward")
+        find = getattr(_elsewhere, "find", None)
+        there = {} if find is None else {name: find(t) for name, t in zip(names, given, strict=True)}
+        added = {name: d for name, d in there.items() if d is not None and name.startswith("parameter ")}
+        plan = self.plan("adding" if added else "backward")
         tensors = dict(zip(names, given, strict=True))
         tensors |= (rows or self.equal).tensors | (leaves.tensors if leaves else {})
         tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         tensors |= zip(self.results, outputs, strict=False)
         for name, d in zip(self.results, upstream, strict=True):
             tensors[f"d_{name}"] = in_memory(saved.new_zeros(self.shape(name, rows)) if d is None else d)
-        results = []
+        results: list[Tensor | None] = []
         for name, asked in zip(names, needed, strict=True):
             d = None
+            if name in added:
+                tensors[f"d_{name}"] = added[name]
+                results.append(None)
+                continue
             if f"d_{name}" in plan.tensors or (asked and name in self.shapes):
                 shape = self.shape(name, rows)
                 d = workspace(math.prod(shape), loop.dtype).view(shape)
-                tensors[f"d_{name}"] = d.zero_() if name in self.idle else d
+                begun = name in self.idle or (added and name.startswith("parameter "))
+                tensors[f"d_{name}"] = d.zero_() if begun else d
             results.append(d if asked else None)
         plan.run(plan.addresses(tensors))
         return results

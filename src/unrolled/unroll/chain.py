@@ -29,6 +29,13 @@ class Chain(Protocol):
     def inputs(self) -> Sequence[Tensor]:
         """The tensors that learn, and that segments have parts of."""
 
+    @property
+    def shared(self) -> Sequence[Tensor]:
+        """Tensors without a history that segments may depend on, as far as they are known before one runs."""
+
+    def behind(self, leaf: Tensor) -> Tensor:
+        """What the gradient of a tensor without a history belongs to."""
+
     def part(self, number: int) -> tuple[Any, list[Tensor]]:
         """A segment, and its parts of `inputs`, without a history."""
 
@@ -63,6 +70,7 @@ class Losses:
     """Segments that have a loss each, for `through_time`."""
 
     inputs: Sequence[Tensor] = ()
+    shared: Sequence[Tensor] = ()
 
     def __init__(self, step: Step, segments: Iterable[Any]) -> None:
         self.step = step
@@ -75,6 +83,9 @@ class Losses:
             raise InputError("there are no segments")
         self._values: Tensor | None = None
         self._ran = 0
+
+    def behind(self, leaf: Tensor) -> Tensor:
+        return leaf
 
     def part(self, number: int) -> tuple[Any, list[Tensor]]:
         try:

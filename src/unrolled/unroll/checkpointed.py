@@ -26,7 +26,7 @@ from unrolled.unroll.tape import Sums, Tape, detached, tensors_of, with_tensors
 def checkpointed(chain: Chain, state: Any, policy: Checkpointed) -> tuple[list[Tensor], Any]:
     """What comes out of all segments, and the state behind the last."""
     run = Run(chain, state, policy)
-    given = *chain.inputs, *run.leaves, *tensors_of(state)
+    given = *chain.inputs, *map(chain.behind, run.known.values()), *tensors_of(state)
     results = _Replayed.apply(run, *given)  # type: ignore[no-untyped-call]
     outs = len(results) - len(tensors_of(run.end))
     return list(results[:outs]), with_tensors(run.end, results[outs:])
@@ -41,7 +41,7 @@ class Run:
         self.tapes: list[Tape] = []
         self.state = detached(state)
         self.start = self.state, torch.get_rng_state()
-        self.known: dict[int, Tensor] = {}
+        self.known = {id(t): t for t in chain.shared}
         self.forwards_done = self.done = False
         self._begun: tuple[Tape, Any] | None = None
         self.actions = self._actions(policy)
@@ -50,11 +50,6 @@ class Run:
             if action.kind == "tape":
                 break
         self.end, self.forwards_done = self.state, True
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        """The parameters that segments depend on."""
-        return list(self.known.values())
 
     def _actions(self, policy: Checkpointed) -> Iterator[Action]:
         """What to do, for single segments; a budget is shared out by what the first takes."""
@@ -108,19 +103,17 @@ class Run:
         state."""
         if self.done:
             raise InputError("the gradient of what is checkpointed can be had once: what it needed is gone")
-        leaves, d_state = self.leaves, list(d_end)
+        d_state = list(d_end)
         sums = Sums()
         random = torch.get_rng_state()
         with self.casting():
             while True:
                 while self.tapes:
                     tape = self.tapes.pop()
-                    d_state, of_inputs, found = tape.back(
-                        self.chain.upstream(tape.number, d_outs), d_state, leaves
-                    )
-                    sums.add(leaves, found)
+                    upstream = self.chain.upstream(tape.number, d_outs)
+                    d_state, of_inputs = tape.back(upstream, d_state, sums)
                     self.chain.take(tape.number, of_inputs)
-                    del tape, found, of_inputs
+                    del tape, upstream, of_inputs
                 for action in self.actions:
                     if action.kind == "back":
                         if action.first:
@@ -134,7 +127,7 @@ class Run:
         self.done = True
         del self.stored
         torch.set_rng_state(random)
-        return [*self.chain.gradients(), *map(sums.of, leaves), *d_state]
+        return [*self.chain.gradients(), *map(sums.of, self.known.values()), *d_state]
 
 
 class _Replayed(torch.autograd.Function):

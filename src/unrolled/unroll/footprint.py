@@ -16,7 +16,7 @@ from unrolled.unroll.chain import Chain
 from unrolled.unroll.meter import Meter
 from unrolled.unroll.policies import Checkpointed, bytes_of
 from unrolled.unroll.schedule import Action, Budget, Schedule, schedule
-from unrolled.unroll.tape import Tape, tensors_of
+from unrolled.unroll.tape import Sums, Tape, tensors_of
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def measured(chain: Chain, state: Any) -> tuple[Footprint, Tape, Any]:
         meter.peak = meter.now
         d_outs = [torch.ones_like(out) for out in tape.outs]
         d_end = [torch.zeros_like(t) if t.is_floating_point() else None for t in tape.end]
-        found = tape.back(d_outs, d_end, tape.leaves, keep=True)
-        peak = max(peak, meter.peak)
+        sums = Sums()
+        found = tape.back(d_outs, d_end, sums, keep=True)
+        peak = max(peak, meter.peak - sums.bytes)
         del found, d_outs, d_end
     state_bytes = sum(t.untyped_storage().nbytes() for t in tensors_of(after))
     return Footprint(state_bytes, whole, int(HOLES * (peak - whole))), tape, after

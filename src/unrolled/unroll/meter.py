@@ -24,6 +24,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         now, peak: bytes.
     """
 
+    takes_tensors_as_they_are = True
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # or the first use would import torch's compiler, in 80 MB and a second

@@ -13,7 +13,6 @@ from unrolled.errors import BudgetError
 from unrolled.unroll.chain import check_same
 from unrolled.unroll.checkpointed import checkpointed
 from unrolled.unroll.policies import Checkpointed, Truncated
-from unrolled.unroll.tape import Sums
 from unrolled.unroll.truncated import Window, truncated, windows
 
 Chunk = Callable[[int, int, Tensor, Sequence[Tensor], Any], tuple[list[Tensor], Any]]
@@ -43,18 +42,21 @@ class Outputs:
         self.x = x
         self.spans = [*pairwise(edges)][:: -1 if reverse else 1]
         self.count = len(self.spans)
-        self.inputs = [t for t in (x, *whole) if t.requires_grad]
+        self.inputs = [x] * x.requires_grad
         self.whole = [t.detach().requires_grad_(t.requires_grad) for t in whole]
-        self._learning = [t for t in self.whole if t.requires_grad]
+        self.shared = [t for t in self.whole if t.requires_grad]
+        self._behind = {id(t): outer for t, outer in zip(self.whole, whole, strict=True)}
         self._values: list[Tensor] = []
         self._last: list[Tensor] = []  # the norm of what came out at the last step of each chunk
         self._d_x: Tensor | None = None
-        self._sums = Sums()
+
+    def behind(self, leaf: Tensor) -> Tensor:
+        return self._behind.get(id(leaf), leaf)
 
     def part(self, number: int) -> tuple[Any, list[Tensor]]:
         first, end = self.spans[number]
         x = self.x[first:end].detach().requires_grad_(self.x.requires_grad)
-        return x, [*[x] * x.requires_grad, *self._learning]
+        return x, [x] * x.requires_grad
 
     def run(self, number: int, segment: Any, state: Any) -> tuple[list[Tensor], Any]:
         return self.chunk(*self.spans[number], segment, self.whole, state)
@@ -80,18 +82,15 @@ class Outputs:
         return [None if d is None else d[first:end] for d in d_outs]
 
     def take(self, number: int, gradients: Sequence[Tensor | None]) -> None:
-        if self.x.requires_grad:
-            first, end = self.spans[number]
-            d, *gradients = gradients
+        first, end = self.spans[number]
+        for d in gradients:
             self._d_x = torch.zeros_like(self.x) if self._d_x is None else self._d_x
             if d is not None:
                 self._d_x[first:end] += d
-        self._sums.add(self._learning, gradients)
 
     def gradients(self) -> list[Tensor | None]:
-        found = [*[self._d_x] * self.x.requires_grad, *map(self._sums.of, self._learning)]
-        self._d_x, self._sums = None, Sums()  # autograd copies what somebody else holds
-        return found
+        d_x, self._d_x = self._d_x, None  # autograd copies what somebody else holds
+        return [d_x] * self.x.requires_grad
 
 
 def steps_of_chunk(T: int, B: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as tree
 
+from unrolled.compile.recurrence import adding
 from unrolled.errors import InputError
 from unrolled.unroll.chain import Chain
 
@@ -82,28 +83,32 @@ class Tape:
         self,
         d_outs: Sequence[Tensor | None],
         d_end: Sequence[Tensor | None],
-        leaves: Sequence[Tensor],
+        sums: Sums,
         keep: bool = False,
-    ) -> tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
-        """The gradients of the state before it, of its inputs, and of the leaves.
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The gradients of the state before it, and of its inputs.
 
         Args:
+            sums: where those of its leaves are added.
             keep: the tape will be needed again.
         """
         pairs = [*zip((*self.outs, *self.end), (*d_outs, *d_end), strict=True)]
         pairs = [(t, d) for t, d in pairs if d is not None and t.requires_grad]
         start = [t for t in self.start if t.requires_grad]
-        wanted = [*start, *self.inputs, *leaves]
+        wanted = [*start, *self.inputs, *self.leaves]
         found: Sequence[Tensor | None] = [None] * len(wanted)
         if pairs and wanted:
             ends, gradients = zip(*pairs, strict=True)
             with torch.enable_grad():
                 seed = _Seed.apply(gradients, *ends)  # type: ignore[no-untyped-call]
-            found = torch.autograd.grad(seed, wanted, allow_unused=True, retain_graph=keep)
+            leaves = {id(t) for t in self.leaves}
+            with adding(lambda t: sums.room(t) if id(t) in leaves else None):
+                found = torch.autograd.grad(seed, wanted, allow_unused=True, retain_graph=keep)
         rest = iter(found)
         of_start = [next(rest) if t.requires_grad else None for t in self.start]
         of_inputs = [next(rest) for _ in self.inputs]
-        return of_start, of_inputs, list(rest)
+        sums.add(self.leaves, rest)
+        return of_start, of_inputs
 
 
 class _Seed(torch.autograd.Function):
@@ -145,15 +150,21 @@ class Sums:
     def __init__(self) -> None:
         self.values: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def room(self, tensor: Tensor) -> Tensor:
+        """Where the gradient of a tensor is added."""
+        if id(tensor) not in self.values:
+            self.values[id(tensor)] = tensor, torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+        return self.values[id(tensor)][1]
+
     def add(self, tensors: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
         """Add a gradient of each tensor, or none."""
         for tensor, d in zip(tensors, gradients, strict=True):
-            if d is None:
-                continue
-            if id(tensor) in self.values:
-                self.values[id(tensor)][1].add_(d)
-            else:
-                self.values[id(tensor)] = tensor, d.clone()  # it may be someone else's too
+            if d is not None:
+                self.room(tensor).add_(d)
+
+    @property
+    def bytes(self) -> int:
+        return sum(d.nbytes for _, d in self.values.values())
 
     def of(self, tensor: Tensor) -> Tensor | None:
         """The sum that belongs to a tensor."""

@@ -59,9 +59,8 @@ class _Back:
         d_state = [*d_end]
         for tape in reversed(tapes):
             seeds = chain.upstream(tape.number, d_outs) if tape.number >= begin else [None] * len(tape.outs)
-            d_state, of_inputs, found = tape.back(seeds, d_state, tape.leaves, keep=True)
+            d_state, of_inputs = tape.back(seeds, d_state, self.sums, keep=True)
             chain.take(tape.number, of_inputs)
-            self.sums.add(tape.leaves, found)
         if tapes[0].number == 0:  # nothing is cut off
             self.sums.add(self.start, d_state)
 
@@ -132,7 +131,7 @@ def truncated(chain: Chain, state: Any, along: Sequence[Window]) -> tuple[list[T
         chain.keep(number, tape.outs)
         tapes.append(tape)
     leaves = [*{id(leaf): leaf for tape in tapes for leaf in tape.leaves}.values()]
-    given = *chain.inputs, *leaves, *start
+    given = *chain.inputs, *map(chain.behind, leaves), *start
     results = _Cut.apply(chain, tapes, along, state, leaves, start, *given)  # type: ignore[no-untyped-call]
     outs = len(results) - len(tensors_of(state))
     return list(results[:outs]), with_tensors(state, results[outs:])
