@@ -1,5 +1,7 @@
 """However a sequence is unrolled, its gradient is that of one tape, or what truncation says."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -307,6 +309,46 @@ def test_a_gradient_can_be_had_once() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(InputError, match="can be had once"):
         loss.backward()
+
+
+@policies
+def test_what_a_gradient_needed_is_let_go_of_with_the_loss(policy: Checkpointed) -> None:
+    """At once, without a collector of cycles, and while the state behind is kept."""
+    model, seen = model_of(LAYERS["LSTM"]), []
+
+    class Held:
+        """In the history of every segment."""
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: Tensor) -> Tensor:
+            ctx.held, result = Held(), loss.clone()
+            ctx.save_for_backward(result)
+            seen.append(weakref.ref(ctx.held))
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, d_loss: Tensor) -> Tensor:
+            return d_loss
+
+    def step(chunk: Any, state: Any) -> tuple[Tensor, Any]:
+        loss, state = model(chunk, state)
+        return Watched.apply(loss), state
+
+    gc.collect()
+    gc.disable()
+    try:
+        loss, end = through_time(step, chunks(), start_of(model), bptt=policy)
+        run = weakref.ref(loss.grad_fn.run)
+        loss.backward()
+        end = torch.utils._pytree.tree_map(lambda leaf: getattr(leaf, "detach", lambda: leaf)(), end)
+        del loss
+        assert run() is None
+        assert len(seen) >= len(chunks())
+        assert not any(held() for held in seen)
+    finally:
+        gc.enable()
+    assert end
 
 
 def test_a_parameter_that_appears_later_is_named() -> None:

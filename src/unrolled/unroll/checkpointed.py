@@ -81,7 +81,7 @@ class _Run:
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             taken[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # an output that kept its own history would never be let go of
 
         with saved_tensors_hooks(count, lambda tensor: tensor):
             tape, after = Tape.of(self.chain, 0, self.segments[0], self.state)
@@ -169,7 +169,10 @@ class _Replayed(torch.autograd.Function):
         ctx.run = run
         ctx.set_materialize_grads(False)
         given = {t.untyped_storage().data_ptr() for t in tensors}
-        end = [t.clone() if t.untyped_storage().data_ptr() in given else t for t in tensors_of(run.end)]
+        # What is returned gets a history that holds the run, so the run may not hold it.
+        end = [
+            t.clone() if t.untyped_storage().data_ptr() in given else t.detach() for t in tensors_of(run.end)
+        ]
         ctx.mark_non_differentiable(*(t for t in end if not t.is_floating_point()))
         return (torch.stack(run.losses).sum(), *end)
 
