@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from benchmarks import char, jax_scan, layers, loop, memory, ragged, regularised, sgemm, start, stream, zoo
+from benchmarks import (
+    char,
+    jax_scan,
+    layers,
+    long_memory,
+    loop,
+    memory,
+    ragged,
+    regularised,
+    sgemm,
+    start,
+    stream,
+    zoo,
+)
 from benchmarks.family import Family
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for module in (layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, start)
+    for module in (
+        layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, start, long_memory,
+    )
     for family in module.FAMILIES
-}
+}  # fmt: skip

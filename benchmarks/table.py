@@ -37,7 +37,7 @@ def row(family: Family, record: Record) -> tuple[str, ...]:
         record.subject,
         size,
         *(_milliseconds(side) for side in (record.ours, record.peer)),
-        f"{figure} s" if family.unit == "s" else figure,
+        f"{figure} {unit}" if (unit := record.unit or "s" * (family.unit == "s")) else figure,
         f"{low} to {high}",
         asked,
         family.verdict(record.figure, record.bar),
