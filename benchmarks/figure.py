@@ -258,7 +258,7 @@ def _learning(ax: Axes, family: Family, records: Sequence[Record]) -> None:
         panel.tick_params(labelsize=8)
         panel.axhline(1, color=GREY, linewidth=0.8, linestyle=DASHED)
         panel.annotate("without a memory", (1, 1), xycoords=("axes fraction", "data"), fontsize=7.5,
-                       ha="right", xytext=(0, 3), textcoords="offset points", color=GREY)  # fmt: skip
+                       ha="right", xytext=(0, 6), textcoords="offset points", color=GREY)  # fmt: skip
         for record in curves:
             name, _, kind = record.subject.partition(", ")
             if name == problem:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import __main__ as command
 from benchmarks import long_memory, results
 from benchmarks.families import FAMILIES
 from benchmarks.family import Record, Settings
@@ -118,6 +119,12 @@ def test_records_say_what_is_asked_and_keep_the_curves(monkeypatch, tmp_path):
     assert picture == draw(FAMILIES, sections)
     groups = [g.get("id", "") for g in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}g")]
     assert sum(name.startswith("axes_") for name in groups) == 2
+
+
+def test_its_picture_is_also_a_file_of_its_own(monkeypatch, tmp_path):
+    section = Section("here", tuple(measured(monkeypatch, quick=False)))
+    command.write({"long_memory": section}, tmp_path)
+    assert (tmp_path / "long_memory.svg").read_bytes() == draw(FAMILIES, {"long_memory": section})
 
 
 def test_nothing_is_asked_of_a_quick_look(monkeypatch):
