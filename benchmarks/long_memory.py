@@ -305,9 +305,9 @@ FAMILIES = (
         "symbols, a thousand steps later. Both layers begin with chrono initialisation; with the exact "
         "gradient (`Checkpointed(memory='300MB')`) and with one that goes back 100 steps they start from the "
         "same weights and see the same batches as often. Asked of the exact one: at most 0.06 of the "
-        "baseline's error, which for adding is a mean squared error of 0.01, 99% of the symbols, 20 minutes, and 300 MB "
-        "by which the peak memory of a fresh process may rise; of the truncated one, that it gains no more "
-        "than a tenth on the baseline.",
+        "baseline's error, which for adding is a mean squared error of 0.01, 99% of the symbols, 20 minutes "
+        "of training, and 300 MB by which the peak memory of a fresh process may rise; of the truncated one, "
+        "that it gains no more than a tenth on the baseline.",
     ),
 )
 
