@@ -142,7 +142,7 @@ class Recipe:
 RECIPES: Final = {
     "adding": Recipe(
         Adding(2000), "lstm", 64, {"*.x": "normal:1"}, segment=100, reach=1,
-        updates=1000, rate=0.01, decay=0.5,
+        updates=800, rate=0.01, decay=0.5,
     ),
     "copying": Recipe(
         Copying(1000), "gru", 128, {"n.x": "normal:1", "*.h": "orthogonal"}, segment=51, reach=2,
