@@ -146,7 +146,7 @@ RECIPES: Final = {
     ),
     "copying": Recipe(
         Copying(1000), "gru", 128, {"n.x": "normal:1", "*.h": "orthogonal"}, segment=51, reach=2,
-        updates=4000, rate=0.02, decay=0.5, betas=(0.9, 0.98),
+        updates=6000, rate=0.012, decay=0.7, betas=(0.9, 0.98),
     ),
 }  # fmt: skip
 
