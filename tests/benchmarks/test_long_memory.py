@@ -104,9 +104,9 @@ def measured(monkeypatch, quick: bool) -> list[Record]:
 def test_records_say_what_is_asked_and_keep_the_curves(monkeypatch, tmp_path):
     found = measured(monkeypatch, quick=False)
     assert [(record.subject, record.unit, record.bar) for record in found] == [
-        ("adding, exact", "", 0.06), ("adding, exact", "minutes", 20), ("adding, exact", "MB", 300),
+        ("adding, exact", "", 0.06), ("adding, exact", "min", 20), ("adding, exact", "MB", 300),
         ("adding, truncated", "", 0.1),
-        ("copying, exact", "", 0.06), ("copying, exact", "", 0.01), ("copying, exact", "minutes", 20),
+        ("copying, exact", "", 0.06), ("copying, exact", "", 0.01), ("copying, exact", "min", 20),
         ("copying, exact", "MB", 300), ("copying, truncated", "", 0.1), ("copying, truncated", "", None),
     ]  # fmt: skip
     assert all(record.figure is not None and math.isfinite(record.figure) for record in found)
