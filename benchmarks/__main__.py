@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 README = HERE.parent / "README.md"
 
+ALONE = {"long_memory"}
+"""Families that have a picture of their own besides."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -90,6 +93,8 @@ def write(sections: Mapping[str, Section], out: Path | None) -> None:
     text = (out or HERE) / "results.md"
     picture.write_bytes(draw(FAMILIES, sections))
     text.write_text(table.markdown(FAMILIES, sections, os.path.relpath(picture, text.parent)))
+    for name in ALONE & sections.keys():
+        (picture.parent / f"{name}.svg").write_bytes(draw(FAMILIES, {name: sections[name]}))
     print(f"\n{text}\n{picture}")
     if out is None:
         README.write_text(table.in_readme(README.read_text(), FAMILIES, sections))

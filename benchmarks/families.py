@@ -7,6 +7,7 @@ from benchmarks import (
     char,
     jax_scan,
     layers,
+    long_memory,
     loop,
     memory,
     ragged,
@@ -21,18 +22,8 @@ from benchmarks.family import Family
 FAMILIES: dict[str, Family] = {
     family.name: family
     for module in (
-        layers,
-        loop,
-        jax_scan,
-        zoo,
-        ragged,
-        regularised,
-        stream,
-        sgemm,
-        char,
-        memory,
-        budgets,
+        layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, budgets, long_memory,
         start,
     )
     for family in module.FAMILIES
-}
+}  # fmt: skip

@@ -61,6 +61,8 @@ class Record:
         ours, peer: the least and the median of the seconds of each side.
         turns: how often each side was timed.
         refused: whether the two sides differ, so that nothing was timed.
+        unit: what the figure is counted in, where that is not the family's.
+        curve: pairs of minutes and a figure, on the way there.
     """
 
     subject: str
@@ -74,11 +76,15 @@ class Record:
     turns: int = 0
     note: str = ""
     refused: bool = False
+    unit: str = ""
+    curve: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
         pairs = {key: tuple(data[key]) for key in ("ours", "peer") if data[key]}
-        return cls(**{**data, **pairs, "size": Size(*data["size"]) if data["size"] else None})
+        curve = tuple((minutes, figure) for minutes, figure in data.get("curve", ()))
+        size = Size(*data["size"]) if data["size"] else None
+        return cls(**{**data, **pairs, "size": size, "curve": curve})
 
 
 class Mean(NamedTuple):

@@ -34,6 +34,7 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (3.2, ((1, ("regularisers",)), (1, ("norms",)))),
     (2.0, ((1, ("start",)),)),
     (2.3, ((1, ("stream",)),)),
+    (2.8, ((1, ("long_memory",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""
 
@@ -81,6 +82,9 @@ def draw(families: Mapping[str, Family], sections: Mapping[str, Section], form: 
 
 def _panel(ax: Axes, shown: Sequence[tuple[Family, Sequence[Record]]]) -> None:
     family, records = shown[0]
+    if any(record.curve for record in records):
+        _learning(ax, family, records)
+        return
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
     keys: list[Patch | Line2D] = []
@@ -237,6 +241,36 @@ def _lines(ax: Axes, family: Family, records: Sequence[Record]) -> None:
     ax.set_yticks(range(len(names)), names, fontsize=8, linespacing=1.0)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _learning(ax: Axes, family: Family, records: Sequence[Record]) -> None:
+    """In place of `ax` one for every problem: what is before the comma of a subject. Lines for what is behind
+    it, over minutes; the baseline is 1."""
+    curves = [record for record in records if record.curve]
+    problems = list(dict.fromkeys(record.subject.partition(", ")[0] for record in curves))
+    places, figure = ax.get_subplotspec(), ax.figure
+    assert places is not None
+    ax.remove()
+    grid = places.subgridspec(1, len(problems), wspace=0.1)
+    for k, problem in enumerate(problems):
+        panel = figure.add_subplot(grid[k])
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+        panel.axhline(1, color=GREY, linewidth=0.8, linestyle=DASHED)
+        panel.annotate("without a memory", (1, 1), xycoords=("axes fraction", "data"), fontsize=7.5,
+                       ha="right", xytext=(0, 6), textcoords="offset points", color=GREY)  # fmt: skip
+        for record in curves:
+            name, _, kind = record.subject.partition(", ")
+            if name == problem:
+                colour = BLUES[0] if kind == "exact" else SHORT
+                panel.plot(*zip(*record.curve, strict=True), color=colour, linewidth=1.3, label=kind)
+                size = record.size
+        panel.set_ylim(0, 1.3)
+        panel.set_xlim(left=0)
+        panel.set_xlabel("minutes of training", fontsize=8)
+        panel.set_ylabel(f"error, {family.unit}", fontsize=8)
+        panel.set_title(f"{problem}, T = {size.T:,}" if size else problem, loc="left", fontsize=10, pad=8)
+        panel.legend(frameon=False, fontsize=7.5, loc="center right")
 
 
 def _mismatch(ax: Axes, at: float) -> None:

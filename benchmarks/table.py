@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from benchmarks.family import Family, Mean, Record
@@ -37,7 +38,7 @@ def row(family: Family, record: Record) -> tuple[str, ...]:
         record.subject,
         size,
         *(_milliseconds(side) for side in (record.ours, record.peer)),
-        f"{figure} s" if family.unit == "s" else figure,
+        f"{figure} {unit}" if (unit := record.unit or "s" * (family.unit == "s")) else figure,
         f"{low} to {high}",
         asked,
         family.verdict(record.figure, record.bar),
@@ -127,7 +128,9 @@ def _margin(family: Family, record: Record) -> float:
     """How far the right side of its bar a figure is, as a ratio; what could not be measured is worst."""
     if record.figure is None or not record.bar:
         return 0.0
-    return record.bar / record.figure if family.unit else record.figure / record.bar
+    if family.unit:
+        return record.bar / record.figure if record.figure > 0 else math.inf
+    return record.figure / record.bar
 
 
 def _absent(record: Record) -> str:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cases import one_line
-from unrolled import InputError, Recurrent, cell
+from unrolled import GRU, LSTM, InputError, Recurrent, cell
 from unrolled.cells import find, gru, lstm, mut1, rnn
-from unrolled.nn import INITIALISERS, initialise
+from unrolled.nn import INITIALISERS, chrono_, initialise
 
 
 def filled(how, *shape: int) -> torch.Tensor:
@@ -66,7 +66,7 @@ def test_a_number_or_a_function_fills_in_place(how):
 
 def test_every_name_fills_a_matrix_completely():
     for name in INITIALISERS:
-        number = ":0.5" if name in ("constant", "normal", "uniform") else ""
+        number = {"constant": ":0.5", "normal": ":0.5", "uniform": ":0.5", "chrono": ":9"}.get(name, "")
         assert torch.isfinite(filled(name + number, 4, 3)).all(), name
 
 
@@ -78,6 +78,8 @@ REFUSED = {
     "uniform:-1": (3, 3),
     "uniform:": (3, 3),
     "constant": (3, 3),
+    "chrono": (3,),
+    "chrono:2": (3,),
     "zeros:3": (3, 3),
     "identity": (3,),
     "orthogonal": (3,),
@@ -222,3 +224,107 @@ def test_the_same_seed_draws_the_same_values():
         layers.append(Recurrent(gru, 3, 4, init={"*.h": "orthogonal"}))
     for name, tensor in values(layers[0]).items():
         assert torch.equal(tensor, values(layers[1])[name]), name
+
+
+def biases(layer, gate: str) -> list[torch.Tensor]:
+    """What the biases of a gate come to, for each layer and direction."""
+    return [sum(layer.biases_of(suffix, gate)).detach() for suffix in layer.suffixes]
+
+
+CHRONO = {
+    "lstm": ("f", "i"),
+    "lstm(peepholes=vector)": ("f", "i"),
+    "lstm(coupled=true)": ("f", None),
+    "lstm_fgr": ("f", "i"),
+    "layer_norm_lstm": ("f", "i"),
+    "gru": ("z", None),
+    "gru_cho": ("z", None),
+    "gru_chung": (None, "z"),
+    "mgu": (None, "f"),
+    "gated": (None, "b"),
+    "mut1": (None, "z"),
+    "mut2": (None, "z"),
+    "mut3": (None, "z"),
+}
+
+
+@pytest.mark.parametrize("name", CHRONO)
+def test_chrono_lets_units_remember_for_up_to_the_longest_span(name):
+    """e^b is uniform from 1 to longest - 1; what writes has the opposite bias, in every unit."""
+    keep, write = CHRONO[name]
+    layer = Recurrent(name, 3, 500, 2, bidirectional=True)
+    chrono_(layer, 1000)
+    kept = biases(layer, keep) if keep else [-b for b in biases(layer, write)]
+    spans = torch.cat(kept).exp()
+    assert float(spans.min()) >= 1
+    assert float(spans.max()) == pytest.approx(999, abs=5)
+    assert float(spans.mean()) == pytest.approx(500, abs=40)
+    assert float(spans.std()) == pytest.approx(998 / 12**0.5, rel=0.05)
+    assert not torch.equal(kept[0], kept[1])
+    if keep and write:
+        for k, w in zip(kept, biases(layer, write), strict=True):
+            assert torch.equal(k, -w)
+
+
+@pytest.mark.parametrize("name", CHRONO)
+def test_where_chrono_begins_a_state_is_kept(name):
+    """Without inputs, and with no weights but these biases, a state of 1 fades by u / (u + 1) a step."""
+    keep, write = CHRONO[name]
+    layer = Recurrent(name, 3, 50, dtype=torch.float64, init=None if "norm" in name else {"*": 0.0})
+    chrono_(layer, 20)
+    bias = biases(layer, keep)[0] if keep else -biases(layer, write)[0]
+    state = "c" if "c" in layer.cell.states else "h"
+    before = layer.initial_state(1)
+    before[state] = torch.ones_like(before[state])
+    if name == "lstm_fgr" or "norm" in name:
+        return  # gates are states, or what is normalised has gains
+    _, after = layer(torch.zeros(1, 1, 3, dtype=torch.float64), before)
+    torch.testing.assert_close(after[state][0, 0], torch.sigmoid(bias), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_chrono_of_a_layer_as_torch_has_it_leaves_one_bias_of_two(kind):
+    layer = kind(3, 40, num_layers=2, bidirectional=True)
+    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    chrono_(layer, 100)
+    rows = slice(40, 80)  # of f in i, f, g, o, and of z in r, z, n
+    for name, p in layer.named_parameters():
+        now, was = p.detach(), before[name]
+        if name.startswith("weight"):
+            assert torch.equal(now, was), name
+        elif name.startswith("bias_hh"):
+            assert not now[rows].any(), name
+            assert torch.equal(now[80:], was[80:]), name
+        else:
+            assert 0 <= float(now[rows].min()) < float(now[rows].max()) <= math.log(99), name
+            assert torch.equal(now[80:], was[80:]), name
+            assert torch.equal(now[:40], -now[rows] if kind is LSTM else was[:40]), name
+
+
+def test_chrono_of_ones_own_cell_is_told_which_gates():
+    @cell(states="h")
+    def mine(x, h, W):
+        a = torch.sigmoid(W.a(x, h))
+        return a * h + torch.sigmoid(W.b(x, h)) * torch.tanh(W.n(x, h))
+
+    layer = Recurrent(mine, 3, 10)
+    with pytest.raises(InputError, match="which gates of cell 'mine' keep and write"):
+        chrono_(layer, 100)
+    chrono_(layer, 100, keep="a", write="b")
+    assert biases(layer, "a")[0].min() >= 0
+    assert torch.equal(biases(layer, "a")[0], -biases(layer, "b")[0])
+    for wrong in (layer, Recurrent(mine, 3, 10, bias=False)):
+        with pytest.raises(InputError, match=r"no gate '[ac]' with a bias"):
+            chrono_(wrong, 100, keep="c" if wrong is layer else "a")
+
+
+@pytest.mark.parametrize("longest", [2, 0, -5, math.nan])
+def test_chrono_needs_more_than_two_steps(longest):
+    with pytest.raises(InputError, match="more than 2 steps"):
+        chrono_(Recurrent(gru, 3, 4), longest)
+
+
+def test_chrono_of_one_gate_is_an_initialiser_by_name():
+    layer = Recurrent("lstm(coupled=true)", 3, 400, init={"f.bias": "chrono:50"})
+    spans = values(layer)["f.bias"].exp()
+    assert 1 <= float(spans.min()) < 3 < 47 < float(spans.max()) <= 49

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.errors import InputError
+
+if TYPE_CHECKING:
+    from unrolled.nn.stack import RecurrentStack
 
 Initialiser: TypeAlias = float | str | Callable[[Tensor], object]
 """A number, a name such as "orthogonal" or "normal:0.01", or a function that fills a tensor in place."""
@@ -27,6 +30,13 @@ def _uniform(tensor: Tensor, bound: float) -> None:
     nn.init.uniform_(tensor, -bound, bound)
 
 
+def _chrono(tensor: Tensor, longest: float) -> None:
+    if not longest > 2:
+        raise InputError(f"chrono:{longest:g} makes no sense: the longest span must be more than 2 steps")
+    with torch.no_grad():
+        tensor.uniform_(1.0, longest - 1).log_()
+
+
 INITIALISERS: Final[dict[str, Callable[..., object]]] = {
     "zeros": nn.init.zeros_,
     "ones": nn.init.ones_,
@@ -37,9 +47,10 @@ INITIALISERS: Final[dict[str, Callable[..., object]]] = {
     "orthogonal": nn.init.orthogonal_,
     "xavier": nn.init.xavier_uniform_,
     "kaiming": lambda tensor: nn.init.kaiming_uniform_(tensor, a=math.sqrt(5)),
+    "chrono": _chrono,
 }
-"""By name; `normal:STD`, `uniform:BOUND` and `constant:VALUE` need a number, `identity` and `orthogonal` may
-have a scale."""
+"""By name; `normal:STD`, `uniform:BOUND`, `constant:VALUE` and `chrono:LONGEST` (see `chrono_`) need a
+number, `identity` and `orthogonal` may have a scale."""
 
 
 def initialise(tensor: Tensor, how: Initialiser) -> None:
@@ -70,6 +81,67 @@ def initialise(tensor: Tensor, how: Initialiser) -> None:
         nn.init.constant_(tensor, float(how))
     else:
         raise InputError(f"an initialiser is a number, a name or a function, not {how!r}")
+
+
+GATES: Final[dict[str, tuple[str | None, str | None]]] = {
+    "lstm": ("f", "i"),
+    "lstm_fgr": ("f", "i"),
+    "layer_norm_lstm": ("f", "i"),
+    "gru": ("z", None),
+    "gru_cho": ("z", None),
+    "gru_chung": (None, "z"),
+    "mgu": (None, "f"),
+    "gated": (None, "b"),
+    "mut1": (None, "z"),
+    "mut2": (None, "z"),
+    "mut3": (None, "z"),
+}
+"""By cell, the gate that keeps the old state where it is open, and the one that lets in the new."""
+
+
+def chrono_(
+    layer: RecurrentStack, longest: float, *, keep: str | None = None, write: str | None = None
+) -> None:
+    """Start the gates of every layer so that units remember for 1 to `longest` steps.
+
+        b_keep = log u,  b_write = −log u,  u ~ U(1, longest − 1) for each unit
+
+    A gate of bias log u is open by u / (u + 1), so that what it keeps fades within u + 1 steps, and as much
+    is let in as is let go. In an LSTM f keeps and i writes; a GRU's one gate does both.
+
+    Args:
+        layer: `Recurrent`, `LSTM` or `GRU`, of a cell of the zoo, or of any if its gates are named.
+        longest: the steps over which there is something to be remembered, more than 2.
+        keep: the gate that keeps the old state where it is 1.
+        write: the gate that lets in the new where it is 1. Without both: those of the cell in `GATES`.
+
+    Raises:
+        InputError: the gates of the cell are not known, or have no bias; or `longest` is not above 2.
+
+    Source: Tallec & Ollivier 2018, arXiv:1804.11188.
+    """
+    name = layer.cell.name.partition("(")[0]
+    if keep is None and write is None:
+        if name not in GATES:
+            raise InputError(
+                f"which gates of cell {layer.cell.name!r} keep and write? Say so with keep= and write=; "
+                f"known are those of {', '.join(GATES)}"
+            )
+        keep, write = GATES[name]
+        if ("coupled", True) in getattr(layer.cell, "options", {}).items():
+            write = None
+    for suffix in layer.suffixes:
+        biases = {gate: layer.biases_of(suffix, gate) for gate in (keep, write) if gate}
+        for gate, found in biases.items():
+            if not found:
+                raise InputError(f"{layer.cell.name!r} has no gate {gate!r} with a bias in this layer")
+        with torch.no_grad():
+            drawn = torch.empty_like(next(iter(biases.values()))[0])
+            initialise(drawn, f"chrono:{longest}")
+            for gate, (bias, *rest) in biases.items():
+                bias.copy_(drawn if gate == keep else -drawn)
+                for other in rest:
+                    other.zero_()
 
 
 def _is_number(text: str) -> bool:

@@ -132,6 +132,10 @@ class Recurrent(RecurrentStack):
     def parameters_of(self, suffix: str) -> dict[str, Tensor]:
         return {name: getattr(module, last) for name, module, last in self._places[suffix]}
 
+    def biases_of(self, suffix: str, gate: str) -> tuple[Tensor, ...]:
+        own = self.parameters_of(suffix)
+        return tuple(own[name] for name in (f"{gate}.bias", f"bias_{gate}") if name in own)
+
     @property
     def _like(self) -> Tensor:
         _, module, name = self._places["l0"][0]

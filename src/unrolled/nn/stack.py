@@ -146,6 +146,10 @@ class RecurrentStack(nn.Module):
         """The cell's parameters by gate name for one layer and direction, such as "l0" or "l1_reverse"."""
         raise NotImplementedError
 
+    def biases_of(self, suffix: str, gate: str) -> tuple[Tensor, ...]:
+        """The learned biases that add up in a gate of one layer and direction; none if it has none."""
+        raise NotImplementedError
+
     def by_name(self, state: Any) -> Mapping[str, Tensor]:
         """A state as this layer returns it, by name."""
         return state  # type: ignore[no-any-return]

@@ -127,6 +127,14 @@ class _TorchLayer(RecurrentStack):
             tensors.append(tensor(f"gain_{suffix}"))
         return Stacked(tuple(tensors), self._parts)
 
+    def biases_of(self, suffix: str, gate: str) -> tuple[Tensor, ...]:
+        H = self.hidden_size
+        return tuple(
+            getattr(self, f"bias_{side}_{suffix}").narrow(0, H * gates.index(gate), H)
+            for side, gates in (("ih", self.x_gates), ("hh", self.h_gates))
+            if self.bias and gate in gates
+        )
+
     def forward(
         self,
         input: Tensor | PackedSequence,
