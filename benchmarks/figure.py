@@ -34,6 +34,8 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (3.2, ((1, ("regularisers",)), (1, ("norms",)))),
     (2.0, ((1, ("start",)),)),
     (2.3, ((1, ("stream",)),)),
+    (4.2, ((1, ("budgets",)), (0.8, ("million",)))),
+    (1.4, ((1, ("checkpoints",)),)),
     (2.8, ((1, ("long_memory",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""

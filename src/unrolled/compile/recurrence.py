@@ -28,11 +28,13 @@ PLANS = 256
 """Plans kept for each loop; the oldest go first."""
 
 
+Find = Callable[[Tensor], Tensor | None]
+
 _elsewhere = threading.local()
 
 
 @contextmanager
-def adding(find: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+def adding(find: Find) -> Iterator[None]:
     """Gradients of parameters are added to tensors that are there, instead of being made and handed on.
 
     Args:
@@ -164,11 +166,14 @@ class Prepared:
         needed: Sequence[bool],
         rows: Rows | None = None,
         leaves: Leaves | None = None,
+        find: Find | None = None,
     ) -> list[Tensor | None]:
-        """The gradients of `given` where they are needed, from those of the outputs and the final states; not
-        those that are added elsewhere, see `adding`."""
+        """The gradients of `given` where they are needed, from those of the outputs and the final states.
+
+        Args:
+            find: see `adding`; None stands for what is added elsewhere.
+        """
         loop, names = self.loop, self.names
-        find = getattr(_elsewhere, "find", None)
         there = {} if find is None else {name: find(t) for name, t in zip(names, given, strict=True)}
         added = {name: d for name, d in there.items() if d is not None and name.startswith("parameter ")}
         plan = self.plan("adding" if added else "backward")
@@ -222,7 +227,8 @@ class Recurrence(torch.autograd.Function):
         if not stored or torch.is_grad_enabled():  # a batch of gradients, or they will be differentiated
             return (*[None] * 4, *again(ctx.prepared, given, upstream, ctx.rows, ctx.leaves))
         needed = ctx.needs_input_grad[4:]
-        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.leaves)
+        find = getattr(_elsewhere, "find", None)
+        found = ctx.prepared.backward(given, outputs, saved, upstream, needed, ctx.rows, ctx.leaves, find)
         return (*[None] * 4, *found)
 
 
