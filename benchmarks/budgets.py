@@ -27,6 +27,7 @@ from benchmarks.memory import agree, forget, peak
 from benchmarks.paired import quartiles
 from unrolled import Checkpointed, Full, plan, through_time
 from unrolled.compile.memory import release
+from unrolled.unroll.planner import FEW
 from unrolled.unroll.policies import bytes_of
 
 WORDS = 65
@@ -116,7 +117,7 @@ def one(side: Side, steps: int) -> dict[str, Any]:
     for parameter in model.layer.parameters():
         nn.init.uniform_(parameter, -(side.H**-0.5), side.H**-0.5)
     tokens = torch.randint(WORDS, (steps + 1, side.B))
-    few = chunks(tokens[: 4 * side.segment + 1], side.segment)
+    few = chunks(tokens[: FEW * side.segment + 1], side.segment)
     loss = ours if side.ours else torchs
     loss(model, few[:2], replace(side, memory=None)).backward()  # kernels are compiled, threads started
     planned: dict[str, float] = {}

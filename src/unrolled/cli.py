@@ -23,7 +23,7 @@ from rich.table import Table
 import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
-from unrolled.cli_time import RunArgument, plan_command, truncation_command
+from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
 from unrolled.errors import UnrolledError
 from unrolled.export import export_onnx
 from unrolled.formula import formulas
@@ -33,9 +33,6 @@ from unrolled.tasks import char, char_runs
 from unrolled.tasks.char_config import CharConfig
 from unrolled.train.files import write_atomically
 from unrolled.train.loop import Observer
-
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 app = typer.Typer(
     help="Recurrent networks from their equations: train them, sample from them, look inside.",
@@ -85,10 +82,6 @@ def run(arguments: Sequence[str]) -> int:
 def _fail(message: str, status: int = 2) -> int:
     err.print(f"unrolled: {' '.join(message.split())}", markup=False)
     return status
-
-
-def _warn(message: str) -> None:
-    err.print(f"warning: {message}", markup=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -208,7 +201,7 @@ def train_char(
     if resume is not None:
         if name is not None or runs is not None:
             raise unrolled.InputError("--name and --runs are for a new run: leave them out with --resume")
-        session = char_runs.resume(resume, given, text, _warn)
+        session = char_runs.resume(resume, given, text, warn)
     elif text is None:
         raise unrolled.InputError("give a text file or the name of a data set (`unrolled data` lists them)")
     else:
@@ -247,7 +240,7 @@ def _write_figure(session: char_runs.Session) -> None:
     try:
         from unrolled.report.figures import loss_figure
     except ModuleNotFoundError:
-        _warn("no loss figure: pip install 'unrolled[figures]'")
+        warn("no loss figure: pip install 'unrolled[figures]'")
         return
     path = session.run.path / "loss.png"
     title = f"{session.task.cell.name} on {session.task.source['label']}"
@@ -310,7 +303,7 @@ def sample_command(
     seed: Annotated[int | None, typer.Option(help="for the same text again [another each time]")] = None,
 ) -> None:
     """Let a trained model write."""
-    model, vocabulary, _ = char_runs.open_model(path, _warn)
+    model, vocabulary, _ = char_runs.open_model(path, warn)
     if seed is not None and not 0 <= seed < 2**63:
         raise unrolled.InputError(f"--seed must be between 0 and 2^63 - 1, got {seed}")
     prime = char.default_prime(vocabulary) if prime is None else prime
@@ -340,7 +333,7 @@ def eval_command(
     """Measure a trained model on a text, in bits per character."""
     if characters < 2 and characters != 0:
         raise unrolled.InputError(f"--characters must be at least 2, or 0 for all, got {characters}")
-    model, vocabulary, saved = char_runs.open_model(path, _warn)
+    model, vocabulary, saved = char_runs.open_model(path, warn)
     label, whole = data.open_text(text)
     ids = whole.encode(vocabulary)[: characters or None]
     bits = char.bits_per_character(model, ids)
@@ -360,7 +353,7 @@ def export_command(
 
     The characters, in the order of their numbers, are the text `vocabulary` in its metadata.
     """
-    model, vocabulary, _ = char_runs.open_model(path, _warn)
+    model, vocabulary, _ = char_runs.open_model(path, warn)
     export_onnx(model.layer, file, tokens=True, head=model.head, metadata={"vocabulary": vocabulary.symbols})
     states = model.layer.state_sizes
     taken, given = (", ".join(f"{name}_{end}" for name in states) for end in ("0", "n"))

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from unrolled import data
-from unrolled.errors import InputError
 from unrolled.tasks import char_plan, char_runs
 from unrolled.tasks.char_config import CharConfig
 from unrolled.train import runs
@@ -22,6 +21,11 @@ from unrolled.unroll.truncation import ALL
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def warn(message: str) -> None:
+    """Say something on standard error, and go on."""
+    err.print(f"warning: {message}", markup=False)
 
 
 def plan_command(
@@ -74,7 +78,7 @@ def truncation_command(
 ) -> None:
     """Compare truncated gradients of a trained model with the exact one, as they reach further back."""
     run = runs.open_run(path)
-    model, vocabulary, _ = char_runs.open_model(path, lambda message: err.print(message, markup=False))
+    model, vocabulary, _ = char_runs.open_model(path, warn)
     label, characters = data.open_text(text or run.config["text"]["from"])
     losses = char_plan.lost(
         model, characters.encode(vocabulary), batch, steps, k1, Checkpointed(memory=memory)
@@ -101,7 +105,8 @@ def truncation_command(
     try:
         from unrolled.report.figures import truncation_figure
     except ModuleNotFoundError:
-        raise InputError("no figure: pip install 'unrolled[figures]'") from None
+        warn("no figure: pip install 'unrolled[figures]'")
+        return
     picture = run.path / "truncation.png"
     write_atomically(picture, truncation_figure(losses, ALL, title))
     out.print(f"figure: {picture}", markup=False)

@@ -31,7 +31,9 @@ def watched(tensors: Iterable[object]) -> bool:
 def _modes() -> int:
     """Who looks on, but for those who take tensors as they are."""
     count: int = torch._C._len_torch_dispatch_stack()
-    stack = map(torch._C._get_dispatch_stack_at, range(count)) if count else ()
+    if not count:
+        return 0
+    stack = map(torch._C._get_dispatch_stack_at, range(count))
     return count - sum(bool(getattr(mode, "takes_tensors_as_they_are", False)) for mode in stack)
 
 

@@ -217,7 +217,7 @@ class RecurrentStack(nn.Module):
             InputError: something does not fit; the message names it.
             BudgetError: the memory is too little; the message says how much it takes.
         """
-        policy = policy_of(bptt)
+        policy = None if bptt is None else policy_of(bptt)
         learned = tuple(self.initial) if self.initial is not None and resets is not None else ()
         if torch.compiler.is_compiling():
             self.regulariser.settle(learned)
@@ -276,9 +276,10 @@ class RecurrentStack(nn.Module):
         else:
             drawing = self.regulariser.drawing(masks, self.training, batch)
             parameters = self._all_parameters(drawing, learned)
-            width = sum(map(self.input_size_of, range(1, self.num_layers)))
-            own = share(policy, len(self.suffixes), between=3 * T * B * width * self.dtype.itemsize)
-            y, end, values = run_layers(self, x, given, rows, drawing, parameters, returning, own)
+            if policy is not None:
+                width = sum(map(self.input_size_of, range(1, self.num_layers)))
+                policy = share(policy, len(self.suffixes), between=3 * T * B * width * self.dtype.itemsize)
+            y, end, values = run_layers(self, x, given, rows, drawing, parameters, returning, policy)
             if masks is not None and drawing is not None:
                 drawing.finish()
 

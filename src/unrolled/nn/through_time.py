@@ -135,9 +135,7 @@ def scan_in_chunks(
     return dict(zip(returning, found, strict=True)) if returning else found[0], end
 
 
-def share(
-    policy: Truncated | Checkpointed | None, places: int, between: int
-) -> Truncated | Checkpointed | None:
+def share(policy: Truncated | Checkpointed, places: int, between: int) -> Truncated | Checkpointed:
     """The policy of each of some scans, between which there is so much in memory, in bytes.
 
     Raises:

@@ -30,7 +30,7 @@ from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
 from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_step import CharStep
-from unrolled.tasks.char_time import Reaching, detached, in_budget, step_of
+from unrolled.tasks.char_time import Reaching, in_budget, step_of
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
 from unrolled.train.flat import flatten
@@ -38,6 +38,7 @@ from unrolled.train.loop import Trainer, restore_model
 from unrolled.train.optimisers import Clip, Schedule, make_optimiser
 from unrolled.train.sampling import sample
 from unrolled.unroll import Checkpointed, Truncated
+from unrolled.unroll.tape import detached
 
 EVALUATION_STREAMS = 64
 

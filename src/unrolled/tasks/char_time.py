@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unrolled.errors import BudgetError, InputError
+from unrolled.data import Segments
+from unrolled.errors import InputError
 from unrolled.nn.stack import RecurrentStack
 from unrolled.options import read_call
 from unrolled.unroll import Checkpointed, Full, Truncated, through_time
-from unrolled.unroll.outputs import steps_of_chunk
+from unrolled.unroll.outputs import in_pieces
 from unrolled.unroll.policies import Policy
+from unrolled.unroll.tape import detached
 
 State = Mapping[str, Tensor]
 
@@ -88,21 +90,14 @@ def in_budget(
     Raises:
         BudgetError: not even single steps fit.
     """
-    length = policy.every or steps_of_chunk(*inputs.shape)
-    each = policy if policy.every is None else Checkpointed(every=1)
-    while True:
-        segments = [*zip(torch.split(inputs, length), torch.split(targets, length), strict=True)]
-        try:
-            loss, after = through_time(step_of(model), segments, state, bptt=each)
-            return loss, detached(after)
-        except BudgetError:
-            if length == 1:
-                raise
-            length = max(1, min(length, len(inputs)) // 2)
 
+    def attempt(steps: int, each: Checkpointed) -> tuple[Tensor, Any]:
+        segments = Segments(inputs, targets, steps=steps)
+        return through_time(step_of(model), segments, state, bptt=each)
 
-def detached(state: State) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in state.items()}
+    T, B = inputs.shape
+    loss, after = in_pieces(attempt, T, B, policy)
+    return loss, detached(after)
 
 
 class Reaching:

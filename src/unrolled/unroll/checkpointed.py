@@ -1,8 +1,7 @@
 """Exact gradients from stored states, between which segments run again.
 
 The forward pass stores states and ends with the tapes of the last segments; the way back begins with those,
-and goes on as the schedule says. To autograd it is one function of the parameters and the first state: hooks
-fire once, and what comes after the results may be anything.
+and goes on as the schedule says.
 """
 
 from __future__ import annotations
@@ -12,24 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unrolled.errors import InputError
 from unrolled.unroll.chain import Chain
 from unrolled.unroll.footprint import measured, planned_for
 from unrolled.unroll.policies import Checkpointed
+from unrolled.unroll.results import results_of
 from unrolled.unroll.schedule import Action, spaced
 from unrolled.unroll.stored import Stored
-from unrolled.unroll.tape import Sums, Tape, detached, tensors_of, with_tensors
+from unrolled.unroll.tape import Sums, Tape, detached
 
 
 def checkpointed(chain: Chain, state: Any, policy: Checkpointed) -> tuple[list[Tensor], Any]:
     """What comes out of all segments, and the state behind the last."""
     run = Run(chain, state, policy)
-    given = *chain.inputs, *map(chain.behind, run.known.values()), *tensors_of(state)
-    results = _Replayed.apply(run, *given)  # type: ignore[no-untyped-call]
-    outs = len(results) - len(tensors_of(run.end))
-    return list(results[:outs]), with_tensors(run.end, results[outs:])
+    return results_of(run, run.known.values(), state)
 
 
 class Run:
@@ -99,8 +95,7 @@ class Run:
         self.chain.keep(number, outs)
 
     def back(self, d_outs: Sequence[Tensor | None], d_end: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The gradients of inputs, leaves and the first state, from those of the results and the last
-        state."""
+        """See `results.Run`."""
         if self.done:
             raise InputError("the gradient of what is checkpointed can be had once: what it needed is gone")
         d_state = list(d_end)
@@ -128,29 +123,6 @@ class Run:
         del self.stored
         torch.set_rng_state(random)
         return [*self.chain.gradients(), *map(sums.of, self.known.values()), *d_state]
-
-
-class _Replayed(torch.autograd.Function):
-    """The results and the last state as a function of inputs, parameters and the first state."""
-
-    @staticmethod
-    def forward(ctx: Any, run: Run, *tensors: Tensor) -> Any:
-        ctx.run = run
-        ctx.set_materialize_grads(False)
-        given = {t.untyped_storage().data_ptr() for t in tensors}
-        # What is returned gets a history that holds the run, so the run may not hold it.
-        outs = [t.detach() for t in run.chain.outs()]
-        end = [
-            t.clone() if t.untyped_storage().data_ptr() in given else t.detach() for t in tensors_of(run.end)
-        ]
-        ctx.outs = len(outs)
-        ctx.mark_non_differentiable(*(t for t in (*outs, *end) if not t.is_floating_point()))
-        return (*outs, *end)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        return (None, *ctx.run.back(upstream[: ctx.outs], upstream[ctx.outs :]))
 
 
 def _casting() -> Any:

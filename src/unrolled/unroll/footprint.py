@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -69,11 +69,9 @@ def planned_for(segments: int, footprint: Footprint, policy: Checkpointed) -> Pl
         group = -(-group // 2)
     found = schedule(-(-segments // group), budget)
     if disk:
-        try:
+        with suppress(BudgetError):
             without = schedule(found.segments, replace(budget, disk=0))
             found = found if found.passes < without.passes else without
-        except BudgetError:
-            pass
     folder = policy.folder or tempfile.gettempdir()
     return Planned(segments, group, found, folder if found.budget.disk else None)
 

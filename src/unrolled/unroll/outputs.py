@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from unrolled.unroll.chain import check_same
 from unrolled.unroll.checkpointed import checkpointed
 from unrolled.unroll.policies import Checkpointed, Truncated
 from unrolled.unroll.truncated import Window, truncated, windows
+
+R = TypeVar("R")
 
 Chunk = Callable[[int, int, Tensor, Sequence[Tensor], Any], tuple[list[Tensor], Any]]
 """`chunk(first, end, x, whole, state)`: the values of the steps from `first` to `end`, the first axis time,
@@ -93,9 +95,27 @@ class Outputs:
         return [d_x] * self.x.requires_grad
 
 
-def steps_of_chunk(T: int, B: int) -> int:
-    """The steps of a chunk of a batch that are worth a call, if memory lets them."""
-    return max(-(-T // FINE), -(-ROWS // max(B, 1)))
+def in_pieces(attempt: Callable[[int, Checkpointed], R], T: int, B: int, policy: Checkpointed) -> R:
+    """`attempt(steps, policy)` in pieces of so many steps: those that the policy says, or those that are
+    worth a call, or as many as the budget has room for.
+
+    Args:
+        attempt: takes a policy for pieces.
+        policy: for steps.
+
+    Raises:
+        BudgetError: there is no room even for single steps.
+    """
+    if policy.every is not None:
+        return attempt(policy.every, Checkpointed(every=1))
+    steps = min(max(-(-T // FINE), -(-ROWS // max(B, 1))), T)
+    while True:
+        try:
+            return attempt(steps, policy)
+        except BudgetError:
+            if steps <= 1:
+                raise
+            steps //= 2
 
 
 def in_chunks(
@@ -113,20 +133,17 @@ def in_chunks(
         InputError: k1 is more steps than there are.
     """
     T, B = x.shape[:2]
+
+    def turned(edges: list[int]) -> list[int]:
+        return [T - step for step in reversed(edges)] if reverse else edges
+
     if isinstance(policy, Truncated):
         along = windows(T, policy)
         edges = sorted({0, *(step for window in along for step in window)})
         steps = [Window(*map(edges.index, window)) for window in along]
-        edges = [T - step for step in reversed(edges)] if reverse else edges
-        return truncated(Outputs(chunk, x, whole, edges, reverse), state, steps)
-    steps_each = policy.every or steps_of_chunk(T, B)
-    each = policy if policy.every is None else Checkpointed(every=1)
-    while True:
-        edges = [*range(0, T, steps_each), T]
-        edges = [T - step for step in reversed(edges)] if reverse else edges
-        try:
-            return checkpointed(Outputs(chunk, x, whole, edges, reverse), state, each)
-        except BudgetError:
-            if steps_each == 1:
-                raise
-            steps_each = max(1, min(steps_each, T) // 2)
+        return truncated(Outputs(chunk, x, whole, turned(edges), reverse), state, steps)
+
+    def attempt(steps: int, each: Checkpointed) -> tuple[list[Tensor], Any]:
+        return checkpointed(Outputs(chunk, x, whole, turned([*range(0, T, steps), T]), reverse), state, each)
+
+    return in_pieces(attempt, T, B, policy)

@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from unrolled.errors import InputError
 from unrolled.unroll.chain import Chain, Losses, Step
 from unrolled.unroll.policies import Truncated
-from unrolled.unroll.tape import Sums, Tape, detached, tensors_of, with_tensors
+from unrolled.unroll.results import results_of
+from unrolled.unroll.tape import Sums, Tape, detached, tensors_of
 
 
 class Window(NamedTuple):
@@ -124,42 +125,28 @@ def truncated(chain: Chain, state: Any, along: Sequence[Window]) -> tuple[list[T
     Args:
         along: windows of segments.
     """
-    start, tapes = tensors_of(state), []
-    state = detached(state)
-    for number in range(chain.count):
-        tape, state = Tape.of(chain, number, state)
-        chain.keep(number, tape.outs)
-        tapes.append(tape)
-    leaves = [*{id(leaf): leaf for tape in tapes for leaf in tape.leaves}.values()]
-    given = *chain.inputs, *map(chain.behind, leaves), *start
-    results = _Cut.apply(chain, tapes, along, state, leaves, start, *given)  # type: ignore[no-untyped-call]
-    outs = len(results) - len(tensors_of(state))
-    return list(results[:outs]), with_tensors(state, results[outs:])
+    cut = _Cut(chain, state, along)
+    return results_of(cut, cut.leaves, state)
 
 
-class _Cut(torch.autograd.Function):
-    """What came out of all segments, with gradients that are cut off."""
+class _Cut:
+    """The forward pass, with a tape of each segment."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, chain: Chain, tapes: Sequence[Tape], along: Sequence[Window], state: Any,
-        leaves: Sequence[Tensor], start: Sequence[Tensor], *given: Tensor,
-    ) -> Any:  # fmt: skip
-        ctx.chain, ctx.tapes, ctx.along, ctx.leaves, ctx.start = chain, tapes, along, leaves, start
-        ctx.set_materialize_grads(False)
-        outs = [t.detach() for t in chain.outs()]
-        end = [t.clone() for t in tensors_of(state)]
-        ctx.outs = len(outs)
-        ctx.mark_non_differentiable(*(t for t in (*outs, *end) if not t.is_floating_point()))
-        return (*outs, *end)
+    def __init__(self, chain: Chain, state: Any, along: Sequence[Window]) -> None:
+        self.chain, self.along = chain, along
+        self.start = tensors_of(state)
+        self.tapes: list[Tape] = []
+        self.end = detached(state)
+        for number in range(chain.count):
+            tape, self.end = Tape.of(chain, number, self.end)
+            chain.keep(number, tape.outs)
+            self.tapes.append(tape)
+        self.leaves = [*{id(leaf): leaf for tape in self.tapes for leaf in tape.leaves}.values()]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        d_outs, d_end = upstream[: ctx.outs], upstream[ctx.outs :]
-        back = _Back(ctx.start)
-        for window in ctx.along:
-            seeds = d_end if window.end == len(ctx.tapes) else [None] * len(d_end)
-            back.through(ctx.tapes[window.first : window.end], ctx.chain, d_outs, window.begin, seeds)
-        found = map(back.sums.of, (*ctx.leaves, *ctx.start))
-        return (*[None] * 6, *ctx.chain.gradients(), *found)
+    def back(self, d_outs: Sequence[Tensor | None], d_end: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """See `results.Run`."""
+        back = _Back(self.start)
+        for window in self.along:
+            seeds = d_end if window.end == len(self.tapes) else [None] * len(d_end)
+            back.through(self.tapes[window.first : window.end], self.chain, d_outs, window.begin, seeds)
+        return [*self.chain.gradients(), *map(back.sums.of, (*self.leaves, *self.start))]
