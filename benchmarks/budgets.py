@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import statistics
@@ -26,9 +25,9 @@ from benchmarks.family import Family, Record, Settings
 from benchmarks.memory import agree, forget, peak
 from benchmarks.paired import quartiles
 from unrolled import Checkpointed, Full, plan, through_time
-from unrolled.compile.memory import release
+from unrolled.compile.memory import release, trim
 from unrolled.unroll.planner import FEW
-from unrolled.unroll.policies import bytes_of
+from unrolled.unroll.policies import Policy, bytes_of
 
 WORDS = 65
 
@@ -54,7 +53,8 @@ GROWTH = 1.4
 class Side:
     """Who computes a gradient: ours in a budget, if there is one, or torch.
 
-    H, B: units and rows; segment: steps of a segment, or of a chunk.
+    H, B: units and rows; segment: steps of a segment, or of a chunk; layer: only a layer's gradient, from
+    that of its outputs.
     """
 
     H: int
@@ -62,6 +62,11 @@ class Side:
     segment: int
     memory: str | None = None
     ours: bool = True
+    layer: bool = False
+
+    @property
+    def bptt(self) -> Policy:
+        return Full() if self.memory is None else Checkpointed(memory=self.memory)
 
 
 WIDE, NARROW = Side(512, 32, 25), Side(256, 1, 250)
@@ -87,8 +92,7 @@ def chunks(tokens: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
 
 def ours(model: Model, segments: Sequence[Any], side: Side) -> Tensor:
     """The loss through time in a budget, or with every tape."""
-    bptt = Full() if side.memory is None else Checkpointed(memory=side.memory)
-    return through_time(model, segments, None, bptt=bptt)[0]
+    return through_time(model, segments, None, bptt=side.bptt)[0]
 
 
 def torchs(model: Model, segments: Sequence[Any], side: Side) -> Tensor:
@@ -101,15 +105,6 @@ def torchs(model: Model, segments: Sequence[Any], side: Side) -> Tensor:
     return total
 
 
-def trim() -> None:
-    """Give memory that is free back to the system, where that can be asked for, so that what is taken from
-    now on is seen."""
-    gc.collect()
-    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform != "win32" else None
-    if give_back is not None:
-        give_back(0)
-
-
 def one(side: Side, steps: int) -> dict[str, Any]:
     """A gradient in this process: its seconds, how far memory rises besides gradients, and its norms."""
     torch.manual_seed(0)
@@ -117,27 +112,52 @@ def one(side: Side, steps: int) -> dict[str, Any]:
     for parameter in model.layer.parameters():
         nn.init.uniform_(parameter, -(side.H**-0.5), side.H**-0.5)
     tokens = torch.randint(WORDS, (steps + 1, side.B))
+    segments = chunks(tokens, side.segment)
     few = chunks(tokens[: FEW * side.segment + 1], side.segment)
     loss = ours if side.ours else torchs
     loss(model, few[:2], replace(side, memory=None)).backward()  # kernels are compiled, threads started
     planned: dict[str, float] = {}
     if side.ours and side.memory:
-        bptt = Checkpointed(memory=side.memory)
-        found = plan(model, few, None, bptt=bptt, count=-(-steps // side.segment))
+        found = plan(model, few, None, bptt=side.bptt, count=-(-steps // side.segment))
         planned = {"planned_bytes": found.memory, "planned_seconds": found.seconds}
+    return taken(model, lambda: loss(model, segments, side).backward()) | planned
+
+
+def one_layer(side: Side, steps: int) -> dict[str, Any]:
+    """The same for a layer: besides its inputs, its outputs, and the gradients of both."""
+    torch.manual_seed(0)
+    layer = unrolled.LSTM(side.H, side.H)
+    x, d_y = torch.randn(2, steps, side.B, side.H)
+    few = layer(x[: side.segment])[0]
+    few.backward(torch.ones_like(few))
+    del few
+    x.requires_grad_()
+    given: list[Tensor] = []
+
+    def work() -> None:
+        y, _ = layer(x, bptt=side.bptt)
+        y.backward(d_y)
+        given.extend([y, x.grad])
+
+    found = taken(layer, work)
+    return found | {"bytes": found["bytes"] - sum(t.nbytes for t in given)}
+
+
+def taken(model: nn.Module, work: Callable[[], None]) -> dict[str, Any]:
+    """What it takes to find the gradients of a model's parameters."""
     release()
     model.zero_grad(set_to_none=True)
-    trim()
+    gc.collect()
+    trim()  # so that what is taken from now on is seen
     forget()
     before, began = peak(), time.perf_counter()
-    loss(model, chunks(tokens, side.segment), side).backward()
+    work()
     seconds = time.perf_counter() - began
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return {
         "bytes": peak() - before - sum(g.nbytes for g in gradients),
         "seconds": seconds,
         "norms": sorted(float(g.norm()) for g in gradients),
-        **planned,
     }
 
 
@@ -172,25 +192,36 @@ def record(subject: str, figures: list[float], bar: float | None, note: str = ""
 
 
 def budgets(settings: Settings) -> Iterator[Record]:
-    steps = 1000 if settings.quick else LONG
-    sides = {"full": WIDE} | {memory: replace(WIDE, memory=memory) for memory in TIMES}
-    try:
-        found = rounds(sides, steps, settings)
-    except ChildError as error:
-        yield Record("a fresh process", note=str(error), refused=True)
-        return
-    full = found.pop("full")
-    large = statistics.median(r["bytes"] for r in full)
-    for memory, results in found.items():
-        took = [r["seconds"] for r in results]
-        note = f"{statistics.median(r['bytes'] for r in results) / 1e6:.0f} MB of {large / 1e6:.0f}"
-        yield record(f"{memory}: peak", [r["bytes"] / bytes_of(memory) for r in results], OVER, note)
-        times = [mine / r["seconds"] for mine, r in zip(took, full, strict=True)]
-        note = f"{statistics.median(took):.1f} s of {statistics.median(r['seconds'] for r in full):.1f}"
-        yield record(f"{memory}: time", times, TIMES[memory], note)
-        for what, key in (("memory", "bytes"), ("time", "seconds")):
+    for layer, memories in ((False, [*TIMES]), (True, ["200MB"])):
+        side = replace(WIDE, layer=layer)
+        sides = {"full": side} | {memory: replace(side, memory=memory) for memory in memories}
+        try:
+            found = rounds(sides, 1000 if settings.quick else LONG, settings)
+        except ChildError as error:
+            yield Record("a fresh process", note=str(error), refused=True)
+            continue
+        full = found.pop("full")
+        for memory, results in found.items():
+            yield from records(memory, "a layer, " * layer + memory, results, full)
+
+
+def records(
+    memory: str, subject: str, results: list[dict[str, Any]], full: list[dict[str, Any]]
+) -> Iterator[Record]:
+    """Peaks and times in a budget, against those of keeping all tapes."""
+
+    def medians(key: str, each: float = 1) -> tuple[str, str]:
+        mine, all_tapes = (statistics.median(r[key] for r in side) / each for side in (results, full))
+        return f"{mine:.3g}", f"{all_tapes:.3g}"
+
+    note = "{} MB of {}".format(*medians("bytes", 1e6))
+    yield record(f"{subject}: peak", [r["bytes"] / bytes_of(memory) for r in results], OVER, note)
+    times = [mine["seconds"] / theirs["seconds"] for mine, theirs in zip(results, full, strict=True)]
+    yield record(f"{subject}: time", times, TIMES[memory], "{} s of {}".format(*medians("seconds")))
+    for what, key in (("memory", "bytes"), ("time", "seconds")):
+        if f"planned_{key}" in results[0]:
             apart = [abs(r[f"planned_{key}"] / r[key] - 1) for r in results]
-            yield record(f"{memory}: planned {what}, apart", apart, APART[what])
+            yield record(f"{subject}: planned {what}, apart", apart, APART[what])
 
 
 def peers(settings: Settings) -> Iterator[Record]:
@@ -236,7 +267,8 @@ FAMILIES = (
         caption=f"A character model, LSTM of {WIDE.H} units, {WIDE.B} rows, {LONG:,} steps: embedding, LSTM, "
         f"head and loss go through time in segments of {WIDE.segment} steps, each case in fresh processes. "
         "Peak: how far resident memory rises, besides gradients, over the budget. Time: over that of keeping "
-        "every tape. Planned: how far `unrolled.plan` is from what was measured then.",
+        "every tape. Planned: how far `unrolled.plan` is from what was measured then. A layer: the same LSTM "
+        "alone, `layer(x, bptt=...)`, whose outputs, and gradients of inputs, are not counted either.",
     ),
     Family(
         "checkpoints",
@@ -258,4 +290,5 @@ FAMILIES = (
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
-    print(json.dumps(one(Side(**json.loads(sys.argv[1])), int(sys.argv[2]))))
+    side = Side(**json.loads(sys.argv[1]))
+    print(json.dumps((one_layer if side.layer else one)(side, int(sys.argv[2]))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 import weakref
 from collections import deque
@@ -17,6 +19,9 @@ LARGE: Final = 1 << 20
 LOOSE: Final = 2
 """How many times as large as what is asked for a block may be: batches of sequences differ in size."""
 
+_malloc_trim: Final = (
+    None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+)
 _scratch = threading.local()
 _lock = threading.Lock()
 _free: list[tuple[int, Any]] = []
@@ -65,6 +70,12 @@ def release() -> None:
         _take_back()
         _free.clear()
         _use["free"], _use["most"] = 0, _use["now"]
+
+
+def trim() -> None:
+    """Give the system back what is free between what is not, where it can be asked for."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 def _fresh(size: int) -> Any:

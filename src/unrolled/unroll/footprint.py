@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from unrolled.compile.memory import LARGE
 from unrolled.errors import BudgetError
 from unrolled.unroll.chain import Chain
 from unrolled.unroll.meter import Meter
@@ -32,8 +33,15 @@ class Footprint:
 HOLES: Final = 1.5
 """How much what comes and goes takes, against its size: it leaves holes that not everything fits into."""
 
+REST: Final = 1.02
+"""How much tapes and states take, against the numbers in them: the rest is what they are kept in."""
+
 FINEST: Final = 512
 """Groups of segments that a schedule tells apart, at most."""
+
+OFTEN: Final = 32
+"""Free memory goes back to the system when tapes of so much of the budget have come and gone: they and what
+comes and goes between them leave holes, which would add up to a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,14 @@ class Planned:
     """A schedule for groups of segments.
 
     folder: where stored states go; None for memory.
+    trim: tapes that come and go before free memory goes back to the system.
     """
 
     segments: int
     group: int
     schedule: Schedule
     folder: str | None
+    trim: int
 
     def actions(self) -> Iterator[Action]:
         """What to do, for single segments."""
@@ -62,8 +72,9 @@ def planned_for(segments: int, footprint: Footprint, policy: Checkpointed) -> Pl
     """
     group = -(-segments // FINEST)
     memory, disk = (bytes_of(size) if size is not None else 0 for size in (policy.memory, policy.disk))
+    state, tape = int(REST * footprint.state), int(REST * footprint.tape)
     while True:
-        budget = Budget(memory, footprint.state, footprint.tape * group, footprint.transient, disk)
+        budget = Budget(memory, state, tape * group, footprint.transient, disk)
         if group == 1 or Schedule.least(-(-segments // group), budget) <= memory:
             break
         group = -(-group // 2)
@@ -73,7 +84,8 @@ def planned_for(segments: int, footprint: Footprint, policy: Checkpointed) -> Pl
             without = schedule(found.segments, replace(budget, disk=0))
             found = found if found.passes < without.passes else without
     folder = policy.folder or tempfile.gettempdir()
-    return Planned(segments, group, found, folder if found.budget.disk else None)
+    trim = max(memory // OFTEN, LARGE) // max(footprint.tape, 1)
+    return Planned(segments, group, found, folder if found.budget.disk else None, trim)
 
 
 def _eagerly() -> AbstractContextManager[Any]:
