@@ -70,7 +70,8 @@ class Side:
 
 
 WIDE, NARROW = Side(512, 32, 25), Side(256, 1, 250)
-CHUNK_OF_PEER = 100
+CHUNK = 100
+"""Of torch's checkpoints, and the segments beside them: no other is faster for it, nor is more memory."""
 
 
 class Model(nn.Module):
@@ -228,13 +229,14 @@ def peers(settings: Settings) -> Iterator[Record]:
     steps = 1000 if settings.quick else LONG
     try:
         for memory, bar in FASTER.items():
-            theirs = replace(WIDE, ours=False, segment=CHUNK_OF_PEER)
-            found = rounds({"ours": replace(WIDE, memory=memory), "torch": theirs}, steps, settings)
+            mine = replace(WIDE, memory=memory, segment=CHUNK)
+            theirs = replace(WIDE, ours=False, segment=CHUNK)
+            found = rounds({"ours": mine, "torch": theirs}, steps, settings)
             pairs = [*zip(found["torch"], found["ours"], strict=True)]
             note = " and ".join(
                 f"{statistics.median(r['bytes'] for r in results) / 1e6:.0f} MB" for results in found.values()
             )
-            yield record(memory, [theirs["seconds"] / mine["seconds"] for theirs, mine in pairs], bar, note)
+            yield record(memory, [t["seconds"] / m["seconds"] for t, m in pairs], bar, note)
     except ChildError as error:
         yield Record("a fresh process", note=str(error), refused=True)
 
@@ -274,8 +276,9 @@ FAMILIES = (
         "checkpoints",
         "Torch's checkpoint around chunks of nn.LSTM, against a budget of memory",
         peers,
-        caption=f"The same model and loss as for budgets; nn.LSTM in chunks of {CHUNK_OF_PEER} steps, each "
-        "in `torch.utils.checkpoint`, for which more memory would not be faster: every chunk runs twice.",
+        caption=f"The same model and loss as for budgets, in segments of {CHUNK} steps; nn.LSTM in chunks of "
+        "as many, each in `torch.utils.checkpoint`: every chunk runs twice, and larger ones, which take more "
+        "memory, are slower.",
     ),
     Family(
         "million",

@@ -19,8 +19,8 @@ from unrolled.compile.loop import Compiled, Loop
 from unrolled.errors import no_such_token
 from unrolled.graph import PER_ROW
 
-CHUNK = 256
-"""Rows of a chunk, at least, where there are as many."""
+CHUNK = 768
+"""Rows of a chunk, about: all gradients of matrices are read and written once a chunk."""
 
 SMALL = 1 << 19
 """Multiply-adds below which the calling thread does the work alone."""
@@ -98,11 +98,12 @@ class Plan:
         by_units = self.workers > 1 and FEW * self.workers > B
         if not by_units:
             self.workers = min(self.workers, B)
-        self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else -(-CHUNK // B) * B)
+        chunk = CHUNK if sizes.ragged else -(-T // max(round(sizes.rows / CHUNK), 1)) * B  # about the same
+        self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else chunk)
         self._words: list[int] = [0] * (FIRST + len(compiled.kernel.words))
         self._addresses: dict[int, At] = {}
         self._header(T=T, B=B, reversed=backwards)
-        self._words[HEADER["chunk rows"]] = CHUNK
+        self._words[HEADER["chunk rows"]] = chunk
         self._words[HEADER["by units"]] = by_units
         self._words[HEADER["ragged"]] = sizes.ragged
         for name in ("offsets", "lengths", "order"):

@@ -150,7 +150,8 @@ class Prepared:
         tensors = dict(zip(self.names, given, strict=True))
         for name in self.shapes:
             if name.startswith(("y ", "end ")):
-                tensors[name] = torch.empty(self.shape(name, rows), dtype=loop.dtype, device="cpu")
+                shape = self.shape(name, rows)
+                tensors[name] = workspace(math.prod(shape), loop.dtype).view(shape)
         tensors |= (rows or self.equal).tensors | (leaves.tensors if leaves else {})
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
         tensors["saved"] = workspace(plan.size["saved"], loop.dtype)

@@ -6,18 +6,16 @@ and goes on as the schedule says.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unrolled.compile.memory import trim
 from unrolled.errors import InputError
 from unrolled.unroll.chain import Chain
-from unrolled.unroll.footprint import measured, planned_for
-from unrolled.unroll.policies import Checkpointed
+from unrolled.unroll.footprint import Holes, measured, planned_for
+from unrolled.unroll.policies import Checkpointed, bytes_of
 from unrolled.unroll.results import results_of
 from unrolled.unroll.schedule import Action, spaced
 from unrolled.unroll.stored import Stored
@@ -42,7 +40,7 @@ class Run:
         self.known = {id(t): t for t in chain.shared}
         self.forwards_done = self.done = False
         self._begun: tuple[Tape, Any] | None = None
-        self._turned, self._trim = 0, math.inf
+        self._holes = Holes(0 if policy.memory is None else bytes_of(policy.memory))
         self.actions = self._actions(policy)
         for action in self.actions:
             self._do(action)
@@ -59,16 +57,9 @@ class Run:
         footprint, tape, after = measured(self.chain, self.state)
         self._begun = tape, after
         planned = planned_for(count, footprint, policy)
-        self._trim = planned.trim
+        self._holes.tape = footprint.tape
         self.stored = Stored(planned.schedule.stored, self.start[1], planned.folder)
         return planned.actions()
-
-    def _turn(self) -> None:
-        """A tape is to come, or has gone."""
-        self._turned += 1
-        if self._turned > self._trim:
-            self._turned = 0
-            trim()
 
     def _know(self, tape: Tape) -> None:
         """Take note of the parameters of a tape; on the way back there can be no new ones."""
@@ -93,7 +84,7 @@ class Run:
     def _segment(self, number: int, taped: bool) -> None:
         begun, self._begun = self._begun, None
         if taped or begun:
-            self._turn()
+            self._holes.turn()
             tape, after = begun or Tape.of(self.chain, number, self.state)
             self._know(tape)
             if taped:
@@ -121,7 +112,7 @@ class Run:
                     d_state, of_inputs = tape.back(upstream, d_state, sums)
                     self.chain.take(tape.number, of_inputs)
                     del tape, upstream, of_inputs
-                    self._turn()
+                    self._holes.turn()
                 for action in self.actions:
                     if action.kind == "back":
                         if action.first:

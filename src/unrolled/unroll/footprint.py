@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from unrolled.compile.memory import LARGE
+from unrolled.compile.memory import LARGE, resident, trim
 from unrolled.errors import BudgetError
 from unrolled.unroll.chain import Chain
 from unrolled.unroll.meter import Meter
@@ -39,9 +39,12 @@ REST: Final = 1.02
 FINEST: Final = 512
 """Groups of segments that a schedule tells apart, at most."""
 
-OFTEN: Final = 32
-"""Free memory goes back to the system when tapes of so much of the budget have come and gone: they and what
-comes and goes between them leave holes, which would add up to a tenth of it."""
+NEAR: Final = 0.75
+"""Where the process has grown by so much of the budget, free memory goes back to the system: tapes, and what
+comes and goes between them, leave holes, which would add up to a tenth of it."""
+
+OFTEN: Final = 16
+"""And then when tapes of so much of the budget have come and gone: looking for holes takes time."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,12 @@ class Planned:
     """A schedule for groups of segments.
 
     folder: where stored states go; None for memory.
-    trim: tapes that come and go before free memory goes back to the system.
     """
 
     segments: int
     group: int
     schedule: Schedule
     folder: str | None
-    trim: int
 
     def actions(self) -> Iterator[Action]:
         """What to do, for single segments."""
@@ -84,8 +85,33 @@ def planned_for(segments: int, footprint: Footprint, policy: Checkpointed) -> Pl
             without = schedule(found.segments, replace(budget, disk=0))
             found = found if found.passes < without.passes else without
     folder = policy.folder or tempfile.gettempdir()
-    trim = max(memory // OFTEN, LARGE) // max(footprint.tape, 1)
-    return Planned(segments, group, found, folder if found.budget.disk else None, trim)
+    return Planned(segments, group, found, folder if found.budget.disk else None)
+
+
+class Holes:
+    """Gives free memory back to the system, as tapes come and go.
+
+    Args:
+        memory: the budget, for what the process takes from now on.
+
+    Attributes:
+        tape: the bytes of a tape, when they are known.
+    """
+
+    tape = 0
+
+    def __init__(self, memory: int) -> None:
+        self._most = resident() + NEAR * memory
+        self._often = max(memory // OFTEN, LARGE)
+        self._turned = 0
+
+    def turn(self) -> None:
+        """A tape is to come, or has gone."""
+        self._turned += self.tape
+        if self._turned > self._often:
+            self._turned = 0
+            if resident() > self._most:
+                trim()
 
 
 def _eagerly() -> AbstractContextManager[Any]:
