@@ -145,8 +145,8 @@ RECIPES: Final = {
         updates=800, rate=0.01, decay=0.5,
     ),
     "copying": Recipe(
-        Copying(1000), "gru", 128, {"n.x": "normal:1", "*.h": "orthogonal"}, segment=51, reach=2,
-        updates=6000, rate=0.012, decay=0.7, betas=(0.9, 0.98),
+        Copying(1000), "gru", 128, {"n.x": "normal:1", "*.h": "orthogonal"}, segment=102, reach=1,
+        updates=9000, rate=0.012, decay=0.7, betas=(0.9, 0.98),
     ),
 }  # fmt: skip
 

@@ -73,9 +73,6 @@ class Guarded:
     def zeros(self, size: int | tuple[int, ...], dtype: torch.dtype, device: str = "cpu") -> Tensor:
         return self._between((size,) if isinstance(size, int) else tuple(size), dtype, 0.0)
 
-    def workspace(self, elements: int, dtype: torch.dtype) -> Tensor:
-        return self._between((elements,), dtype, np.nan)
-
     def assert_untouched(self) -> None:
         assert self.memory
         for whole in self.memory:
@@ -89,8 +86,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
     """All memory that kernels get is guarded, and nothing but NaN before they write to it."""
     made = Guarded()
     monkeypatch.setattr(recurrence, "torch", made)
-    monkeypatch.setattr(recurrence, "workspace", made.workspace)
-    monkeypatch.setattr(recurrence, "scratch", made.workspace)
+    monkeypatch.setattr(recurrence, "workspace", made.empty)
+    monkeypatch.setattr(recurrence, "scratch", made.empty)
     monkeypatch.setattr(direct, "torch", made)
     yield made
     made.assert_untouched()
@@ -186,7 +183,7 @@ def test_memory_that_is_used_again_reaches_no_result(
     expected = computed(case)
     for _ in range(3):
         for size in {size for size, _ in memory._free}:
-            lease = memory.workspace(size // 8, torch.float64)
+            lease = memory.workspace((size // 8,), torch.float64)
             lease.fill_(torch.nan)
             del lease
         assert_same(computed(case), expected)
@@ -221,10 +218,10 @@ def test_the_memory_of_training_does_not_grow_and_is_given_back() -> None:
 
 def test_what_is_kept_was_in_use_at_once() -> None:
     most = memory._use["most"]
-    large = [memory.workspace(most // 4 + (k << 20), torch.float64) for k in range(3)]
+    large = [memory.workspace((most // 4 + (k << 20),), torch.float64) for k in range(3)]
     del large
     for k in range(40):  # of ever other sizes
-        memory.workspace((2 + k) << 18, torch.float64)
+        memory.workspace(((2 + k) << 18,), torch.float64)
         with memory._lock:
             memory._take_back()
         assert memory._use["now"] + memory._use["free"] <= memory._use["most"]
@@ -232,7 +229,7 @@ def test_what_is_kept_was_in_use_at_once() -> None:
 
 def test_giving_back_waits_for_nobody() -> None:
     """A collection of garbage may give memory back in the midst of a request for some."""
-    lease = [memory.workspace(1 << 18, torch.float64)]
+    lease = [memory.workspace((1 << 18,), torch.float64)]
     thread = threading.Thread(target=lease.clear, daemon=True)
     with memory._lock:
         thread.start()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,11 +45,11 @@ def scratch(elements: int, dtype: torch.dtype) -> Tensor:
     return found
 
 
-def workspace(elements: int, dtype: torch.dtype) -> Tensor:
+def workspace(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Uninitialised memory, from a cache line's beginning; it is used again when nobody holds the tensor."""
-    size = elements * dtype.itemsize
+    size = taken = math.prod(shape) * dtype.itemsize
     if size < LARGE or torch._C._len_torch_dispatch_stack():  # or a counter would not see it
-        return torch.empty(elements, dtype=dtype, device="cpu")
+        return torch.empty(shape, dtype=dtype, device="cpu")
     grain = 1 << (size.bit_length() - 6)  # at most a thirtieth more, so that nearly the same size is the same
     size = -(-size // grain) * grain
     with _lock:
@@ -61,7 +63,7 @@ def workspace(elements: int, dtype: torch.dtype) -> Tensor:
         _use["now"] += size
         _use["most"] = max(_use["now"], _use["most"])
         _drop()
-    lease = block[: elements * dtype.itemsize].view("f4" if dtype == torch.float32 else "f8")
+    lease = block[:taken].view("f4" if dtype == torch.float32 else "f8").reshape(shape)
     weakref.finalize(lease, _returned.append, (size, block)).atexit = False
     return torch.from_numpy(lease)
 

@@ -150,11 +150,10 @@ class Prepared:
         tensors = dict(zip(self.names, given, strict=True))
         for name in self.shapes:
             if name.startswith(("y ", "end ")):
-                shape = self.shape(name, rows)
-                tensors[name] = workspace(math.prod(shape), loop.dtype).view(shape)
+                tensors[name] = workspace(self.shape(name, rows), loop.dtype)
         tensors |= (rows or self.equal).tensors | (leaves.tensors if leaves else {})
         tensors["work"] = scratch(plan.size["work"], loop.dtype)
-        tensors["saved"] = workspace(plan.size["saved"], loop.dtype)
+        tensors["saved"] = workspace((plan.size["saved"],), loop.dtype)
         plan.run(plan.addresses(tensors))
         return [*(tensors[name] for name in self.results), tensors["saved"]]
 
@@ -192,8 +191,7 @@ class Prepared:
                 results.append(None)
                 continue
             if f"d_{name}" in plan.tensors or (asked and name in self.shapes):
-                shape = self.shape(name, rows)
-                d = workspace(math.prod(shape), loop.dtype).view(shape)
+                d = workspace(self.shape(name, rows), loop.dtype)
                 begun = name in self.idle or (added and name.startswith("parameter "))
                 tensors[f"d_{name}"] = d.zero_() if begun else d
             results.append(d if asked else None)
