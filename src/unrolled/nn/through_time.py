@@ -34,6 +34,8 @@ def policy_of(bptt: object) -> Truncated | Checkpointed | None:
         raise InputError(
             "a layer's bptt is not for torch.compile: compile the step of unrolled.through_time instead"
         )
+    if isinstance(policy, Checkpointed) and policy.journal is not None:
+        raise InputError("journal is for unrolled.through_time, not for a layer's bptt")
     return None if isinstance(policy, Full) or not torch.is_grad_enabled() else policy
 
 

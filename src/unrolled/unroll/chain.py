@@ -105,6 +105,16 @@ class Losses:
         else:
             check_same(f"the loss of segment {number}", self._values[number], loss)
 
+    @property
+    def kept(self) -> Tensor | None:
+        """The losses so far, with which another process can go on."""
+        return None if self._values is None else self._values[: self._ran]
+
+    @kept.setter
+    def kept(self, losses: Tensor) -> None:
+        self._values, self._ran = losses.new_empty(self.count), len(losses)
+        self._values[: self._ran] = losses
+
     def outs(self) -> list[Tensor]:
         assert self._values is not None
         return [self._values.sum()]

@@ -16,16 +16,9 @@ from unrolled.errors import InputError
 from unrolled.unroll.chain import Chain
 from unrolled.unroll.footprint import Holes, measured, planned_for
 from unrolled.unroll.policies import Checkpointed, bytes_of
-from unrolled.unroll.results import results_of
 from unrolled.unroll.schedule import Action, spaced
 from unrolled.unroll.stored import Stored
 from unrolled.unroll.tape import Sums, Tape, detached
-
-
-def checkpointed(chain: Chain, state: Any, policy: Checkpointed) -> tuple[list[Tensor], Any]:
-    """What comes out of all segments, and the state behind the last."""
-    run = Run(chain, state, policy)
-    return results_of(run, run.known.values(), state)
 
 
 class Run:
@@ -41,7 +34,12 @@ class Run:
         self.forwards_done = self.done = False
         self._begun: tuple[Tape, Any] | None = None
         self._holes = Holes(0 if policy.memory is None else bytes_of(policy.memory))
+        self.d_state: list[Tensor | None] = []
+        self.sums = Sums()
         self.actions = self._actions(policy)
+        self._go_forwards()
+
+    def _go_forwards(self) -> None:
         for action in self.actions:
             self._do(action)
             if action.kind == "tape":
@@ -77,6 +75,9 @@ class Run:
             torch.set_rng_state(random)
         elif action.kind == "store":
             self.stored.put(action.first, self.state, torch.get_rng_state())
+        elif action.kind == "back":
+            if action.first:
+                self.stored.drop(action.first)
         else:
             for number in range(action.first, action.end):
                 self._segment(number, action.kind == "tape")
@@ -101,32 +102,31 @@ class Run:
         """See `results.Run`."""
         if self.done:
             raise InputError("the gradient of what is checkpointed can be had once: what it needed is gone")
-        d_state = list(d_end)
-        sums = Sums()
+        self.d_state = list(d_end)
+        self._go_back(d_outs)
+        found = [*self.chain.gradients(), *map(self.sums.of, self.known.values()), *self.d_state]
+        self.done = True
+        del self.stored, self.sums, self.d_state  # autograd copies what somebody else holds
+        return found
+
+    def _go_back(self, d_outs: Sequence[Tensor | None]) -> None:
         random = torch.get_rng_state()
         with self.casting():
             while True:
                 while self.tapes:
                     tape = self.tapes.pop()
                     upstream = self.chain.upstream(tape.number, d_outs)
-                    d_state, of_inputs = tape.back(upstream, d_state, sums)
+                    self.d_state, of_inputs = tape.back(upstream, self.d_state, self.sums)
                     self.chain.take(tape.number, of_inputs)
                     del tape, upstream, of_inputs
                     self._holes.turn()
                 for action in self.actions:
-                    if action.kind == "back":
-                        if action.first:
-                            self.stored.drop(action.first)
-                        continue
                     self._do(action)
                     if action.kind == "tape":
                         break
                 else:
                     break
-        self.done = True
-        del self.stored
         torch.set_rng_state(random)
-        return [*self.chain.gradients(), *map(sums.of, self.known.values()), *d_state]
 
 
 def _casting() -> Any:

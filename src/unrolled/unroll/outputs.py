@@ -11,8 +11,9 @@ from torch import Tensor
 
 from unrolled.errors import BudgetError
 from unrolled.unroll.chain import check_same
-from unrolled.unroll.checkpointed import checkpointed
+from unrolled.unroll.checkpointed import Run
 from unrolled.unroll.policies import Checkpointed, Truncated
+from unrolled.unroll.results import results_of
 from unrolled.unroll.truncated import Window, truncated, windows
 
 R = TypeVar("R")
@@ -144,6 +145,8 @@ def in_chunks(
         return truncated(Outputs(chunk, x, whole, turned(edges), reverse), state, steps)
 
     def attempt(steps: int, each: Checkpointed) -> tuple[list[Tensor], Any]:
-        return checkpointed(Outputs(chunk, x, whole, turned([*range(0, T, steps), T]), reverse), state, each)
+        chain = Outputs(chunk, x, whole, turned([*range(0, T, steps), T]), reverse)
+        run = Run(chain, state, each)
+        return results_of(run, run.known.values(), state)
 
     return in_pieces(attempt, T, B, policy)

@@ -66,6 +66,8 @@ class Checkpointed:
         every: or a state is stored before every so many segments.
         disk: stored states may take so much in a file, where fewer segments run again then.
         folder: of that file; if not given the system's for temporary files.
+        journal: a file in which `through_time` notes once a minute how far it is. Called again with the same
+            segments, state and parameters, after its process was killed, it goes on from there.
 
     Raises:
         InputError: not one of the first two is given, or it is none.
@@ -75,6 +77,7 @@ class Checkpointed:
     every: int | None = None
     disk: str | int | None = None
     folder: str | None = None
+    journal: str | None = None
 
     def __post_init__(self) -> None:
         if (self.memory is None) == (self.every is None):
@@ -87,6 +90,8 @@ class Checkpointed:
             bytes_of(self.disk)
         if self.folder is not None and (self.disk is None or not Path(self.folder).is_dir()):
             raise InputError(f"folder goes with disk, and must be there: {str(self.folder)!r}")
+        if self.journal is not None and (self.memory is None or not Path(self.journal).parent.is_dir()):
+            raise InputError(f"journal goes with memory, and its folder must be there: {self.journal!r}")
         if self.every is not None:
             check_sizes(every=self.every)
 

@@ -9,11 +9,13 @@ import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as tree
 
 from unrolled.errors import BudgetError
 from unrolled.unroll.policies import amount
@@ -34,7 +36,7 @@ class Stored:
     """
 
     def __init__(self, most: int, random: Tensor, folder: str | None = None) -> None:
-        self._most, self._random, self._folder = most, random, folder
+        self.most, self._random, self.folder = most, random, folder
         self._slots: dict[int, int] = {}
         self._rest: dict[int, tuple[Any, Tensor]] = {}  # what of a state is no tensor; the generator's
         self._free: list[int] = []
@@ -59,23 +61,54 @@ class Stored:
         if self._draws:
             tensors.append(random)
         if not self._sizes:
-            self._like = [t.new_empty(()).expand(t.shape) for t in tensors]
-            self._sizes = [max(-(-t.nbytes // LINE), 1) * LINE for t in tensors]
-            if self._folder is not None and self._most:
-                self._file = self._room(self._folder)
-        slot = self._slots[number] = self._free.pop() if self._free else len(self._slots)
+            self._begin([t.new_empty(()).expand(t.shape) for t in tensors])
         self._rest[number] = rest, NOTHING if self._draws else random
-        for place, t in zip(self._places(slot), tensors, strict=True):
+        places = torch.split(self._new(number), self._sizes)
+        for place, t in zip(places, tensors, strict=True):
             place[: t.nbytes] = t.cpu().contiguous().view(-1).view(torch.uint8)
+
+    def _begin(self, like: list[Tensor]) -> None:
+        """Take note of what all states are like."""
+        self._like = like
+        self._sizes = [max(-(-t.numel() * t.itemsize // LINE), 1) * LINE for t in like]
+        if self.folder is not None and self.most:
+            self._file = self._room(self.folder)
+
+    def _new(self, number: int) -> Tensor:
+        slot = self._slots[number] = self._free.pop() if self._free else len(self._slots)
+        return self._bytes(slot)
 
     def get(self, number: int) -> tuple[Any, Tensor]:
         """A copy of a state."""
+        places = torch.split(self._bytes(self._slots[number]), self._sizes)
         found = [
             place[: t.numel() * t.itemsize].clone().view(t.dtype).view(t.shape).to(t.device)
-            for place, t in zip(self._places(self._slots[number]), self._like, strict=True)
+            for place, t in zip(places, self._like, strict=True)
         ]
         rest, random = self._rest[number]
         return with_tensors(rest, found), found[-1] if self._draws else random
+
+    def notes(self) -> dict[str, Any]:
+        """All there is, without a copy, for `take`."""
+        states = [
+            (number, self._bytes(slot), tree.tree_leaves(self._rest[number][0]), self._rest[number][1])
+            for number, slot in self._slots.items()
+        ]
+        return {"like": self._like, "draws": self._draws, "states": states}
+
+    def take(self, notes: Mapping[str, Any], structure: tree.TreeSpec) -> int:
+        """Store what another had; returns the last number, 0 if there is none.
+
+        Args:
+            structure: of a state.
+        """
+        number, self._draws = 0, notes["draws"]
+        if notes["states"]:
+            self._begin(notes["like"])
+        for number, numbers, leaves, random in notes["states"]:
+            self._new(number)[:] = numbers
+            self._rest[number] = tree.tree_unflatten(leaves, structure), random
+        return int(number)
 
     def drop(self, number: int) -> None:
         """Let go of a state."""
@@ -91,7 +124,7 @@ class Stored:
         return max(BLOCK // max(sum(self._sizes), 1), 1)
 
     def _room(self, folder: str) -> Any:
-        size = self._most * sum(self._sizes)
+        size = self.most * sum(self._sizes)
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the states
         try:
             if hasattr(os, "posix_fallocate"):
@@ -107,8 +140,7 @@ class Stored:
         weakref.finalize(self, file.close)
         return file
 
-    def _places(self, slot: int) -> list[Tensor]:
-        """The bytes of a slot's tensors."""
+    def _bytes(self, slot: int) -> Tensor:
         size = sum(self._sizes)
         if self._file is not None:
             # Mapped for as long as it takes: pages that stay mapped are memory of the process.
@@ -118,4 +150,4 @@ class Stored:
             if block not in self._blocks:
                 self._blocks[block] = mmap.mmap(-1, self._in_a_block * size)
             mapped = np.frombuffer(self._blocks[block], np.uint8, size, place * size)
-        return [*torch.split(torch.from_numpy(mapped), self._sizes)]
+        return torch.from_numpy(mapped)

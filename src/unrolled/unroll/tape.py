@@ -126,7 +126,8 @@ class _Seed(torch.autograd.Function):
 
 
 def _leaves(tensors: Iterable[Tensor], begun: Any) -> list[Tensor]:
-    """The tensors without a history that others depend on, through what was computed since then."""
+    """The tensors without a history that others depend on, through what was computed since then; in an order
+    that is the same wherever they are in memory."""
     waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
     seen, found = {*waiting}, {}
     while waiting:
@@ -138,9 +139,10 @@ def _leaves(tensors: Iterable[Tensor], begun: Any) -> list[Tensor]:
                 f"the step depends on a tensor that was computed outside of it ({node.name()}), and would go "
                 "back through that once a segment: put that tensor into the state"
             )
-        new = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= new
-        waiting += new
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
     return list(found.values())
 
 

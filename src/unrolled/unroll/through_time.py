@@ -10,8 +10,10 @@ from torch import Tensor
 
 from unrolled.errors import InputError
 from unrolled.unroll.chain import Losses, Step, run_step
-from unrolled.unroll.checkpointed import checkpointed
+from unrolled.unroll.checkpointed import Run
+from unrolled.unroll.noted import Noted
 from unrolled.unroll.policies import Full, Policy, Truncated, checked_policy
+from unrolled.unroll.results import results_of
 from unrolled.unroll.truncated import truncated_losses
 
 
@@ -54,5 +56,7 @@ def through_time(
         return torch.stack(losses).sum(), state
     if isinstance(bptt, Truncated):
         return truncated_losses(step, segments, state, bptt)
-    (total,), state = checkpointed(Losses(step, segments), state, bptt)
+    kind = Run if bptt.journal is None else Noted
+    run = kind(Losses(step, segments), state, bptt)
+    (total,), state = results_of(run, run.known.values(), state)
     return total, state
