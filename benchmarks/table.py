@@ -99,7 +99,8 @@ def summary(families: Mapping[str, Family], sections: Mapping[str, Section]) -> 
         subjects = dict.fromkeys(record.subject for record in records)
         groups = {subject: [r for r in records if r.subject == subject] for subject in subjects}
         if len(subjects) > 6:
-            groups = {f"the worst of {len(subjects)} cells": records}
+            what = "cells" if family.mean else "figures"
+            groups = {f"the worst of {len(subjects)} {what}": records}
         for label, points in groups.items():
             means = sorted(family.means(points).items(), key=lambda pair: pair[1].figure)
             mean = mean_row(family, *means[0]) if means else ("",) * len(HEAD)
@@ -107,7 +108,7 @@ def summary(families: Mapping[str, Family], sections: Mapping[str, Section]) -> 
             worst = row(family, point)
             place = [point.subject] * (len(groups) < len(subjects)) + [worst[1]] * bool(point.size)
             where = " at ".join(filter(None, [worst[4], ", ".join(place)]))
-            figure = f"{mean[4]} ({mean[0]})" if len(groups) < len(subjects) else mean[4]
+            figure = f"{mean[4]} ({mean[0]})" if means and len(groups) < len(subjects) else mean[4]
             lines.append((family.title, label, figure, *mean[6:8], where, *worst[6:8]))
     return _table(head, lines)
 

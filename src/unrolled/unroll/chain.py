@@ -22,6 +22,10 @@ class Chain(Protocol):
     """What a policy goes along."""
 
     @property
+    def maker(self) -> object:
+        """Who computes the segments, of this sequence and of others."""
+
+    @property
     def count(self) -> int:
         """How many segments there are."""
 
@@ -73,7 +77,7 @@ class Losses:
     shared: Sequence[Tensor] = ()
 
     def __init__(self, step: Step, segments: Iterable[Any]) -> None:
-        self.step = step
+        self.step = self.maker = step
         # What can be looked up is, segment by segment, and never all at once.
         found: Any = segments
         if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -45,6 +46,9 @@ comes and goes between them, leave holes, which would add up to a tenth of it.""
 
 OFTEN: Final = 16
 """And then when tapes of so much of the budget have come and gone: looking for holes takes time."""
+
+
+_known: WeakKeyDictionary[Any, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -122,16 +126,32 @@ def _eagerly() -> AbstractContextManager[Any]:
 
 
 def measured(chain: Chain, state: Any) -> tuple[Footprint, Tape, Any]:
-    """What the first segment takes; its tape, which can still be used, and the state behind it."""
+    """What the first segment takes; its tape, which can still be used, and the state behind it.
+
+    It is gone back through once more than it would be, unless a segment of the same maker, as in the last
+    step of a training, took as much on its way forwards.
+    """
+    known = _known_of(chain.maker)
     with _eagerly(), Meter() as meter:
         tape, after = Tape.of(chain, 0, state)
-        whole, peak = meter.now, meter.peak
-        meter.peak = meter.now
-        d_outs = [torch.ones_like(out) for out in tape.outs]
-        d_end = [torch.zeros_like(t) if t.is_floating_point() else None for t in tape.end]
-        sums = Sums()
-        found = tape.back(d_outs, d_end, sums, keep=True)
-        peak = max(peak, meter.peak - sums.bytes)
-        del found, d_outs, d_end
+        forwards = meter.now, meter.peak
+        if forwards not in known:
+            meter.peak = meter.now
+            d_outs = [torch.ones_like(out) for out in tape.outs]
+            d_end = [torch.zeros_like(t) if t.is_floating_point() else None for t in tape.end]
+            sums = Sums()
+            found = tape.back(d_outs, d_end, sums, keep=True)
+            known[forwards] = max(forwards[1], meter.peak - sums.bytes)
+            del found, d_outs, d_end
+    whole, peak = forwards[0], known[forwards]
     state_bytes = sum(t.untyped_storage().nbytes() for t in tensors_of(after))
     return Footprint(state_bytes, whole, int(HOLES * (peak - whole))), tape, after
+
+
+def _known_of(maker: Any) -> dict[tuple[int, int], int]:
+    """The most that segments of a maker took, by what was there behind their way forwards and at most on
+    it."""
+    try:
+        return _known.setdefault(maker, {})
+    except TypeError:  # nothing can be noted of it
+        return {}

@@ -41,7 +41,7 @@ class Outputs:
     def __init__(
         self, chunk: Chunk, x: Tensor, whole: Sequence[Tensor], edges: Sequence[int], reverse: bool
     ) -> None:
-        self.chunk = chunk
+        self.chunk = self.maker = chunk
         self.x = x
         self.spans = [*pairwise(edges)][:: -1 if reverse else 1]
         self.count = len(self.spans)
