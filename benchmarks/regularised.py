@@ -63,7 +63,7 @@ FAMILIES = (
     ),
     Family(
         "norms",
-        "Layer normalisation inside the cell, against the same layer without",
+        "Layer normalisation, against the same layer without",
         norms,
         mean=NORMALISED,
         caption="Forward and backward with all gradients. That they are right is checked against the PyTorch "
