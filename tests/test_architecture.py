@@ -12,7 +12,7 @@ ROOT = Path(unrolled.__file__).parent
 
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
-    "nn", "convert", "train", "export", "tasks", "cli_time", "cli",
+    "nn", "convert", "flow", "train", "export", "tasks", "cli_time", "cli_units", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -43,10 +43,12 @@ EXTRA = {
     "compile": {"folders", "parameters", "formula", "explanation", "rows", "leaves", "tracing"},
     "scan": {"parameters", "rows", "leaves", "tracing"},
     "nn": {"parameters", "rows", "leaves", "rewrite", "tracing"},
+    "flow": {"parameters", "rows", "leaves", "rewrite", "report"},
     "train": {"options"},
     "export": {"leaves", VERSION},
     "tasks": {"data", "options", VERSION},
     "cli_time": {"data", "report"},
+    "cli_units": {"data", "report"},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},
 }

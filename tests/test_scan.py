@@ -8,6 +8,8 @@ from cases import Setting, assert_same, delays, direct, flat, gradients, one_lin
 from unrolled import InputError, cell, scan
 from unrolled.cell import Cell
 from unrolled.cells import gru, lstm, mut1, mut2
+from unrolled.rewrite import nudged
+from unrolled.rows import Rows
 
 
 def test_outputs_are_the_first_state_where_nothing_else_is_declared():
@@ -120,3 +122,56 @@ def test_an_input_of_another_width_is_named():
     with pytest.raises(InputError) as caught:
         case.scan(case.x[..., :2])
     assert one_line(caught.value) == "W.r multiplies 'x' of width 3, but got width 2"
+
+
+@cell(states="h")
+def told(x, z, h, W):
+    """A second input of a width of its own."""
+    return torch.tanh(W.a(x, h) + W.b(z, bias=False) * torch.sigmoid(W.c(z, h)))
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 2, 0]])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_further_inputs_and_their_gradients(lengths, tokens):
+    """By kernels as by the equations step by step."""
+    torch.manual_seed(0)
+    T, B, D, H = 5, 3, 4, 6
+    parameters = {
+        name: torch.randn(
+            [{"D": D, "D_z": 2}.get(s, H) for s in p.shape], dtype=torch.float64
+        ).requires_grad_()
+        for name, p in told.parameters.items()
+    }
+    x = torch.randint(D, (T, B)) if tokens else torch.randn(T, B, D, dtype=torch.float64)
+    z = torch.randn(T, B, 2, dtype=torch.float64).requires_grad_()
+    rows = None if lengths is None else Rows.of_batch(T, torch.tensor(lengths))
+    found = {}
+    for backend in ("cpu", "reference"):
+        y, end = scan(told, x, None, parameters, others={"z": z}, rows=rows, backend=backend)
+        weight = torch.arange(1.0, y.numel() + 1, dtype=torch.float64).view(y.shape).sin()
+        total = (y * weight).sum() + end["h"].sum()
+        found[backend] = (y, end["h"], *torch.autograd.grad(total, [z, *parameters.values()]))
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_further_inputs_are_named():
+    x, z = torch.randn(2, 2, 3), torch.randn(2, 2, 3)
+    with pytest.raises(InputError, match="one input, and nothing of `others`, but 'told' takes x, z"):
+        scan(told, x, None, {})
+    with pytest.raises(InputError, match="one input, and z of `others`, but 'lstm' takes x"):
+        scan(lstm, x, None, {}, others={"z": z})
+
+
+def test_a_nudge_is_added_to_the_old_state():
+    """0 changes no bit; something is as if the state had been that much larger."""
+    torch.manual_seed(0)
+    sizes = {"D": 3, "H": 4}
+    parameters = {n: torch.randn([sizes[s] for s in p.shape]) for n, p in lstm.parameters.items()}
+    x, state = torch.randn(6, 2, 3), {name: torch.randn(2, 4) for name in "hc"}
+    nudges = {f"nudge_{name}": torch.zeros(6, 2, 4) for name in "hc"}
+    plain = scan(lstm, x, state, parameters)[0]
+    assert torch.equal(scan(nudged(lstm), x, state, parameters, others=nudges)[0], plain)
+    nudges["nudge_c"][0] = 0.5
+    moved = scan(lstm, x, {**state, "c": state["c"] + 0.5}, parameters)[0]
+    torch.testing.assert_close(scan(nudged(lstm), x, state, parameters, others=nudges)[0], moved)

@@ -427,6 +427,11 @@ class Graph:
         Returns:
             the new states, then the outputs.
         """
+        done = self.values(values, parameters)
+        return tuple(done[k] for k in self.results)
+
+    def values(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[Any]:
+        """The value of every node on tensors; see `run`."""
         done: list[Any] = []
         for node in self.nodes:
             args = [done[k] for k in node.args]
@@ -444,7 +449,7 @@ class Graph:
                 done.append(affine(parameters, node.name, sources, node.bias is not None))
             else:
                 done.append(OPERATIONS[node.kind].run(*args))
-        return tuple(done[k] for k in self.results)
+        return done
 
     def to_json(self) -> dict[str, Any]:
         """The graph as plain data; `from_json` reads it back."""

@@ -1,4 +1,4 @@
-"""Cells made of cells: normalisation, dropout and zoneout inside the step, as changes of its graph.
+"""Cells made of cells: normalisation, dropout, zoneout and nudges inside the step, as changes of its graph.
 
 Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.leaves.Leaves`
 says with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
@@ -155,6 +155,28 @@ def _dropped(graph: _Copy, source: str, value: int) -> int:
     left = graph.add(Node("sub", (one, rate)))
     whole = graph.add(Node("div", (value, left), width=width))
     return graph.add(Node("where", (chance, graph.add(Node("constant")), whole), width=width))
+
+
+NUDGE: Final = "nudge_"
+"""Before a state's name, what is added to it."""
+
+
+def nudged(cell: Cell) -> Cell:
+    """The cell with an input `nudge_h` for each state, which is added to the old state. Where that is 0 it is
+    the same cell; its gradient at a step is that of the state before the step."""
+
+    def changed(graph: Graph) -> Graph:
+        copy = _Copy(graph)
+        nudges = []
+        for k, node in enumerate(graph.nodes):
+            copy.at[k] = copy.add(replace(node, args=tuple(copy.at[a] for a in node.args)))
+            if node.kind == "state":
+                nudges.append(f"{NUDGE}{node.name}")
+                nudge = copy.add(Node("input", name=nudges[-1], width=node.width))
+                copy.at[k] = copy.add(Node("add", (copy.at[k], nudge), width=node.width))
+        return replace(copy.finish(), inputs=(*graph.inputs, *nudges))
+
+    return _changed(cell, "nudges", changed)
 
 
 def recurrent_matrices(graph: Graph) -> tuple[str, ...]:

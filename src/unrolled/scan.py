@@ -38,6 +38,7 @@ def scan(
     *,
     rows: Rows | None = None,
     leaves: Leaves | None = None,
+    others: Mapping[str, Tensor] | None = None,
     returning: Sequence[str] = (),
     reverse: bool = False,
     backend: str = "auto",
@@ -45,7 +46,7 @@ def scan(
     """Apply a cell at every step of a sequence, with the same parameters.
 
     Args:
-        cell: a cell of one input.
+        cell: a cell of one input, or of more, whose values are in `others`.
         x: (T, B, D) of floats, or (T, B) of token numbers, each standing for a one-hot vector of width D.
         state: the initial states by name, each (B, H); None for the cell's own.
         parameters: the cell's learned tensors by name.
@@ -53,6 +54,7 @@ def scan(
             beyond the lengths; otherwise x holds their rows packed: (N, D), or tokens (N,), and the outputs
             are (N, H).
         leaves: what random masks and resets depend on, for a cell that has some, row by row of x.
+        others: the values of a cell's further inputs by name, laid out as x is: (T, B, W) of floats.
         returning: states, outputs and gates (vectors that the cell's author named) wanted at every step.
         reverse: run from the last step to the first; outputs stay in the order of x.
         backend: "cpu" for compiled kernels, "reference" for the plain PyTorch loop, "auto" for kernels where
@@ -68,15 +70,20 @@ def scan(
     """
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
-    if len(cell.inputs) != 1:
-        raise InputError(f"a scan feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}")
+    others = others or {}
+    if not cell.inputs or {*cell.inputs[1:]} != others.keys():
+        raise InputError(
+            f"a scan feeds a cell one input, and {', '.join(others) or 'nothing'} of `others`, but "
+            f"{cell.name!r} takes {', '.join(cell.inputs) or 'none'}"
+        )
     if state is not None:
         if missing := [key for key in cell.states if key not in state]:
             raise InputError(f"the state {missing[0]!r} is missing; there are {', '.join(state) or 'none'}")
         state = {key: state[key] for key in cell.states}
     if compiling := torch.compiler.is_compiling():
         cell.settle()
-    (name,) = cell.inputs
+    name = cell.inputs[0]
+    others = {key: others[key] for key in cell.inputs[1:]}
     graph = cell.graph_using(parameters)
     if state is None and not graph.parameters_tell:
         raise InputError(
@@ -99,14 +106,14 @@ def scan(
     plain, graph = graph, graph.returning(names) if names else graph
     idle = rows is not None and not (compiling or watched((x,))) and not rows.steps  # there is nothing to run
     if backend != "reference" and not idle and (rows is not None or x.numel() or not len(x)):
-        tensors = (x, *(state.values() if state else ()), *_learned(parameters))
+        tensors = (x, *others.values(), *(state.values() if state else ()), *_learned(parameters))
         reason = _cannot_compile(x, tensors)
         if reason is None:
             if compiling or watched(tensors):
                 state = state or plain.start(x.shape[1] if rows is None else rows.B, parameters)
-                found, end = recur_in_graph(plain, x, state, parameters, rows, leaves, names, reverse)
+                found, end = recur_in_graph(plain, x, state, parameters, rows, leaves, names, reverse, others)
             else:
-                found, end = recur(graph, x, state, parameters, rows, leaves, names, reverse)
+                found, end = recur(graph, x, state, parameters, rows, leaves, names, reverse, others)
             return found if names else found[graph.output], end
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
@@ -125,26 +132,32 @@ def scan(
     like = next(iter(state.values()))
     if padded and rows is not None:
         x, state = rows.pack(x), {key: rows.sort(value) for key, value in state.items()}
+        others = {key: rows.pack(value) for key, value in others.items()}
         leaves = leaves and leaves.packed(rows.index)
     of_leaves = leaves.on(graph, graph.sizes_with(state, parameters), like) if leaves else {}
+    inputs = {name: x, **others}
 
     def step(
-        x_t: Tensor, first: int, end: int, now: Mapping[str, Tensor]
+        at: Mapping[str, Tensor], first: int, end: int, now: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        read = {name: x_t, **now, **leaves_of_step(of_leaves, first, end)}
+        read = {**at, **now, **leaves_of_step(of_leaves, first, end)}
         results = (cell if graph is plain else graph).run(read, parameters)
         found = dict(zip((*graph.states, *graph.outputs), results, strict=True))
         return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
 
     if rows is not None:
-        steps, state = rows.walk(
-            state, reverse, lambda t, first, end, now: step(x[first:end], first, end, now)
-        )
+
+        def some_rows(
+            t: int, first: int, end: int, now: Mapping[str, Tensor]
+        ) -> tuple[dict[str, Tensor], list[Tensor]]:
+            return step({key: value[first:end] for key, value in inputs.items()}, first, end, now)
+
+        steps, state = rows.walk(state, reverse, some_rows)
     else:
         steps, B = [], x.shape[1]
-        each = [*enumerate(x.unbind())]
-        for t, x_t in reversed(each) if reverse else each:
-            state, values = step(x_t, t * B, (t + 1) * B, state)
+        each = [*enumerate(zip(*(value.unbind() for value in inputs.values()), strict=True))]
+        for t, at in reversed(each) if reverse else each:
+            state, values = step(dict(zip(inputs, at, strict=True)), t * B, (t + 1) * B, state)
             steps.append(values)
         steps = steps[::-1] if reverse else steps
     join = torch.stack if rows is None else torch.cat

@@ -81,7 +81,8 @@ class Loop:
     Attributes:
         whole: the step with all its products; step: the part of it in the loop.
         projected, direct, given: the nodes of `whole` that the loop reads as `before K`, by what they are:
-            products of the input, the input itself, and what torch computes from it.
+            products of the first input, that input itself, and what torch computes from it or is told, the
+            other inputs.
         parameters, elsewhere: the names of those that kernels read, and of those that only torch does.
         handed_on: the states and outputs that are wanted at every step.
     """
@@ -96,10 +97,9 @@ class Loop:
         self.handed_on = tuple(handed_on) or (graph.output,)
         self.step, before = cut(self.whole, graph.states, {*graph.states, *self.handed_on})
         nodes = self.whole.nodes
-        self.direct = tuple(k for k in before if nodes[k].kind == "read")
-        self.projected = tuple(
-            k for k in before if nodes[k].kind == "product" and nodes[nodes[k].args[0]].kind == "read"
-        )
+        x = [k for k, n in enumerate(nodes) if n.kind == "read" and n.name == graph.inputs[0]]
+        self.direct = tuple(k for k in before if k in x)
+        self.projected = tuple(k for k in before if nodes[k].kind == "product" and nodes[k].args[0] in x)
         self.given = tuple(k for k in before if k not in self.direct + self.projected)
         used = {n.name for n in self.step.nodes if n.kind in ("product", "vector")}
         self.parameters = tuple(

@@ -301,6 +301,7 @@ def recur(
     leaves: Leaves | None,
     handed_on: tuple[str, ...],
     reverse: bool,
+    others: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The outputs (T, B, W) and final states of a cell's graph over a sequence, by compiled code."""
     if isinstance(parameters, Stacked):
@@ -314,7 +315,7 @@ def recur(
     learning = any(t.requires_grad for t in tensors)
     needs = x.requires_grad, learning
     prepared = prepared_for(loop, x, state, tensors, parameters, names, rows, reverse, needs)
-    x, before = inputs_of(loop, x, parameters, rows)
+    x, before = inputs_of(loop, x, parameters, rows, others)
     states = prepared.start(graph) if state is None else [state[name] for name in graph.states]
     arguments = prepared.complete([x, *before, *map(in_memory, (*states, *tensors))])
     save = torch.is_grad_enabled() and (learning or any(t.requires_grad for t in arguments))
@@ -332,15 +333,16 @@ def by_name(loop: Loop, results: Sequence[Tensor]) -> tuple[dict[str, Tensor], d
 
 
 def inputs_of(
-    loop: Loop, x: Tensor, parameters: Mapping[str, Tensor], rows: Rows | None
+    loop: Loop, x: Tensor, parameters: Mapping[str, Tensor], rows: Rows | None, others: Mapping[str, Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """The input as kernels read it, and what torch computes from it before the loop. Torch reads padding too,
-    which is 0 then."""
+    """The input as kernels read it, and what torch computes from it and the other inputs before the loop.
+    Torch reads padding too, which is 0 then."""
     before: list[Tensor] = []
     if loop.given:
         with torch.autocast("cpu", enabled=False):  # kernels read memory as what its dtype says
-            known = x if rows is None or rows.order is None else rows.blank(x)
-            read = {loop.graph.inputs[0]: known}
+            read = {loop.graph.inputs[0]: x, **others}
+            if rows is not None and rows.order is not None:
+                read = {name: rows.blank(value) for name, value in read.items()}
             before = [run_to(loop.whole, k, read, parameters).contiguous() for k in loop.given]
     return in_memory(x if x.is_floating_point() else x.long()), before
 

@@ -65,6 +65,7 @@ def recur_in_graph(
     leaves: Leaves | None,
     handed_on: tuple[str, ...],
     reverse: bool,
+    others: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What `recurrence.recur` does for `graph.returning(handed_on)`, as a call of the operator; torch.compile
     traces this."""
@@ -75,7 +76,7 @@ def recur_in_graph(
     names = " ".join(handed_on)
     key = graph.key_returning(handed_on)
     loop = _loop(key, names, states[0].dtype)
-    x, before = inputs_of(loop, x, parameters, rows)
+    x, before = inputs_of(loop, x, parameters, rows, others)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     results = torch.ops.unrolled.recurrence(
         SOURCE, key, names, stacked.layout, reverse, save, x, before, states, tensors,

@@ -61,17 +61,17 @@ class Step:
         """
         done: list[Any] = []
         for node in self.nodes:
-            done.append(_value(node, [done[k] for k in node.args], read, parameters, sizes))
+            done.append(value_of(node, [done[k] for k in node.args], read, parameters, sizes))
         return done
 
 
 def run_to(step: Step, k: int, read: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Any:
     """The value of node k of a step, on tensors, and of no node that it does not need."""
     node = step.nodes[k]
-    return _value(node, [run_to(step, a, read, parameters) for a in node.args], read, parameters)
+    return value_of(node, [run_to(step, a, read, parameters) for a in node.args], read, parameters)
 
 
-def _value(
+def value_of(
     node: Node,
     args: list[Any],
     read: Mapping[str, Tensor],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unrolled.nn.masks import Drawing
 from unrolled.nn.through_time import scan_in_chunks
+from unrolled.nn.watch import watcher
 from unrolled.rows import Rows
 from unrolled.scan import scan
 from unrolled.unroll.policies import Checkpointed, Truncated
@@ -45,6 +46,7 @@ def run_layers(
     cell = own if drawing is None else drawing.cell(stack.training)
     output = stack.cell.graph.output
     kept: dict[str, list[Tensor]] = {name: [] for name in returning}
+    looking_on = watcher()
     for layer in range(stack.num_layers):
         if layer and stack.batch_norm is not None:
             x = _normal_batch(stack, x, rows, layer)
@@ -57,7 +59,9 @@ def run_layers(
         for reverse in map(bool, range(1 + stack.bidirectional)):
             place = len(finals)
             state = {name: value[place] for name, value in given.items()} if given else None
-            run = scan if policy is None else partial(scan_in_chunks, policy=policy)
+            run: Callable[..., Any] = scan if policy is None else partial(scan_in_chunks, policy=policy)
+            if looking_on is not None:
+                run = partial(looking_on, stack, place)
             values, final = run(
                 cell,
                 x,

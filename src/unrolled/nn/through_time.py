@@ -13,6 +13,7 @@ from unrolled.cell import Cell
 from unrolled.errors import BudgetError, InputError
 from unrolled.leaves import Leaves
 from unrolled.nn.masks import Batch, Masks, Regulariser
+from unrolled.nn.watch import watcher
 from unrolled.parameters import Stacked
 from unrolled.rows import Rows
 from unrolled.scan import scan
@@ -36,7 +37,9 @@ def policy_of(bptt: object) -> Truncated | Checkpointed | None:
         )
     if isinstance(policy, Checkpointed) and policy.journal is not None:
         raise InputError("journal is for unrolled.through_time, not for a layer's bptt")
-    return None if isinstance(policy, Full) or not torch.is_grad_enabled() else policy
+    if isinstance(policy, Full) or not torch.is_grad_enabled() or watcher() is not None:
+        return None
+    return policy
 
 
 def tensors_of(parameters: Parameters) -> list[Tensor]:

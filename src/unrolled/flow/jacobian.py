@@ -1,0 +1,241 @@
+"""Jacobians of single steps: d state_t / d state_{t-1}, of the full state.
+
+A row of the Jacobian is what the adjoint of a step makes of a unit vector. Behind the step's last products
+such a vector stays one: pointwise work scales it. So the compiler's adjoint (`unrolled.compile.derive`) runs
+here for all unit vectors at once on matrices that are known to be diagonal, and these become dense only where
+a product with a matrix, or a reduction over units, makes them so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from unrolled.compile.derive import derive
+from unrolled.compile.step import Node, Step, lower, value_of
+from unrolled.errors import InputError
+from unrolled.flow.trace import Place
+from unrolled.graph import PER_ROW
+
+ELEMENTS: Final = 1 << 24
+"""Of Jacobians that are computed at once, about."""
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """What has become of the unit vectors, for each row of a batch.
+
+    values: the diagonal (N, W) of a square matrix, or a dense one (N, O, W), W 1 for one number a row.
+    """
+
+    values: Tensor
+
+    @property
+    def is_diagonal(self) -> bool:
+        return self.values.ndim == 2
+
+    def scaled(self, by: Any) -> _Matrix:
+        return _Matrix(self.values * self._fitting(by))
+
+    def where(self, condition: Tensor) -> _Matrix:
+        return _Matrix(torch.where(self._fitting(condition), self.values, 0.0))
+
+    def _fitting(self, by: Any) -> Any:
+        rows = isinstance(by, Tensor) and by.ndim == 2
+        return by[:, None] if rows and not self.is_diagonal else by
+
+    def times(self, matrix: Tensor) -> _Matrix:
+        return _Matrix(self.values[:, :, None] * matrix if self.is_diagonal else self.values @ matrix)
+
+    def summed(self) -> _Matrix:
+        values = self.values[:, :, None] if self.is_diagonal else self.values.sum(-1, keepdim=True)
+        return _Matrix(values)
+
+    def spread(self, units: int) -> _Matrix:
+        return _Matrix(self.values.expand(*self.values.shape[:-1], units))
+
+    def dense(self) -> Tensor:
+        return torch.diag_embed(self.values) if self.is_diagonal else self.values
+
+    def __add__(self, other: _Matrix) -> _Matrix:
+        if self.is_diagonal == other.is_diagonal:
+            return _Matrix(self.values + other.values)
+        diagonal, dense = (self, other) if self.is_diagonal else (other, self)
+        units = diagonal.values.shape[-1]
+        whole = dense.values.expand(*dense.values.shape[:2], units).clone()
+        whole.diagonal(dim1=1, dim2=2).add_(diagonal.values)
+        return _Matrix(whole)
+
+
+class _Zero:
+    """The gradient of nothing."""
+
+
+ZERO: Final = _Zero()
+
+
+def _linear(node: Node, args: list[Any], sizes: Mapping[str, int]) -> Any:
+    """The value of a node of the adjoint that depends, linearly, on the gradient that arrives."""
+    matrices = [a for a in args if isinstance(a, _Matrix)]
+    if not matrices:
+        return ZERO
+    first = matrices[0]
+    match node.kind:
+        case "add" | "sub":
+            a, b = args
+            if node.kind == "sub" and isinstance(b, _Matrix):
+                b = b.scaled(-1.0)
+            return a + b if len(matrices) == 2 else a if isinstance(a, _Matrix) else b
+        case "neg":
+            return first.scaled(-1.0)
+        case "mul":
+            return first.scaled(args[1] if args[0] is first else args[0])
+        case "div":
+            return first.scaled(1 / args[1])
+        case "where":
+            condition, yes, no = args
+            parts = [yes.where(condition)] if isinstance(yes, _Matrix) else []
+            parts += [no.where(~condition)] if isinstance(no, _Matrix) else []
+            return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+        case "sum":
+            return first.summed()
+        case "mean":
+            return first.summed().scaled(1 / first.values.shape[-1])
+        case "spread":
+            return first.spread(sizes[node.width])
+    raise NotImplementedError(node.kind)
+
+
+class _Steps:
+    """Some steps of a place, row by row, and the adjoint of its step.
+
+    Args:
+        first, end: the steps.
+    """
+
+    def __init__(self, place: Place, first: int, end: int) -> None:
+        self.graph = graph = place.graph
+        forward = lower(graph)
+        self.adjoint = derive(forward).step
+        self.parameters = place.parameters_in(torch.float64)
+        self.widths = {name: value.shape[-1] for name, value in place.start.items()}
+        self.sizes = graph.sizes_with(place.start, self.parameters)
+        if place.x.is_floating_point():
+            self.sizes.setdefault(graph.widths[graph.inputs[0]], place.x.shape[-1])
+        read = place.reads(first, end, torch.float64)
+        for name in graph.states:
+            if not read[name].isfinite().all() and math.isfinite(graph.initial.get(name, 0.0)):
+                raise InputError(f"{place.name}: the state {name} is not finite at steps from {first} on")
+        values = forward.run(read, self.parameters, self.sizes)
+        self.read = {f"value {k}": value for k, value in enumerate(values)} | read
+        self.N = (end - first) * place.B
+
+    def pulled(self, state: str, without: Collection[str] = ()) -> dict[str, Tensor | None]:
+        """d `state` / d each state, (N, W, W'); None where there is no dependence.
+
+        Args:
+            without: maps through which nothing comes.
+        """
+        adjoint = self.adjoint
+        wanted = {
+            name: adjoint.results[f"d_{name}"] for name in self.widths if f"d_{name}" in adjoint.results
+        }
+        needed = _needed(adjoint, [*wanted.values()])
+        done: list[Any] = []
+        for k, node in enumerate(adjoint.nodes):
+            args = [done[a] for a in node.args]
+            if k not in needed:
+                done.append(None)
+            elif node.kind == "read" and node.name.startswith("d_"):
+                own = node.name == f"d_{state}"
+                ones = torch.ones(self.N, self.widths[state], dtype=torch.float64)
+                done.append(_Matrix(ones) if own else ZERO)
+            elif node.kind == "product" and isinstance(args[0], _Matrix):
+                matrix = self.parameters[node.name]
+                cut = node.name.rpartition(".")[0] in without
+                done.append(ZERO if cut else args[0].times(matrix if node.transposed else matrix.t()))
+            elif any(isinstance(a, _Matrix | _Zero) for a in args):
+                found = _linear(node, args, self.sizes)
+                if isinstance(found, _Matrix) and node.width not in ("", PER_ROW) and not found.is_diagonal:
+                    found = found.spread(
+                        self.sizes[node.width]
+                    )  # what is one number a row meets nothing else
+                done.append(found)
+            else:
+                done.append(value_of(node, args, self.read, self.parameters, self.sizes))
+        blocks: dict[str, Tensor | None] = {}
+        for name in self.widths:
+            value = done[wanted[name]] if name in wanted else ZERO
+            blocks[name] = value.dense() if isinstance(value, _Matrix) else None
+        return blocks
+
+    def whole(self, without: Collection[str] = ()) -> Tensor:
+        """The Jacobian (N, S, S); see `pulled`."""
+        S = sum(self.widths.values())
+        whole = torch.zeros(self.N, S, S, dtype=torch.float64)
+        sizes = [*self.widths.values()]
+        rows = iter(torch.split(whole, sizes, 1))
+        for name in self.widths:
+            columns = torch.split(next(rows), sizes, 2)
+            for (other, block), place in zip(self.pulled(name, without).items(), columns, strict=True):
+                if block is not None:
+                    there = self.read[other].isfinite()[:, None]  # what starts at −∞ carries nothing
+                    place.copy_(block if there.all() else torch.where(there, block, 0.0))
+        return whole
+
+
+def _needed(step: Step, results: list[int]) -> set[int]:
+    waiting, found = list(results), set(results)
+    while waiting:
+        for a in step.nodes[waiting.pop()].args:
+            if a not in found:
+                found.add(a)
+                waiting.append(a)
+    return found
+
+
+def jacobians(place: Place, first: int = 0, end: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """The Jacobians d state_t / d state_{t-1} of some steps, a few steps at a time, in float64.
+
+    Yields:
+        the first of those steps, and (steps, B, S, S), S the width of all states together in the order of
+        `place.states`; row i is the gradient of unit i of the new state.
+
+    Raises:
+        InputError: a state is not finite.
+    """
+    S = sum(value.shape[-1] for value in place.start.values())
+    end = place.T if end is None else end
+    count = max(1, ELEMENTS // max(place.B * S * S, 1))
+    for begin in range(first, end, count):
+        last = min(begin + count, end)
+        yield begin, _Steps(place, begin, last).whole().view(last - begin, place.B, S, S)
+
+
+def jacobian_parts(place: Place, t: int) -> dict[str, Tensor]:
+    """The Jacobian of step t as a sum of what comes from old to new state directly, and of what comes through
+    each map of the cell, in float64.
+
+    So of an LSTM "direct" holds f for c, of a highway layer 1 - B; and a gate through which much comes that
+    it should not is seen. What comes through several maps, as in `W.n(x, h=r * h)`, counts as the last one's.
+
+    Returns:
+        by the name of a map, or "direct", each (B, S, S); maps through which nothing comes are left out.
+    """
+    steps = _Steps(place, t, t + 1)
+    maps = dict.fromkeys(node.name for node in reversed(place.graph.nodes) if node.kind == "affine")
+    parts: dict[str, Tensor] = {}
+    cut: list[str] = []
+    left = steps.whole()
+    for name in maps:
+        cut.append(name)
+        rest = steps.whole(cut)
+        if not torch.equal(left, rest):
+            parts[name] = left - rest
+        left = rest
+    return {"direct": left, **parts}

@@ -1,0 +1,93 @@
+"""What every measurement returns: a frozen record that can be read, drawn and written down."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unrolled.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Record:
+    """Base of frozen dataclasses. A subclass says in words what it holds (`summary`), and draws it (`_draw`).
+
+    Printing a record prints its summary; a notebook shows the drawing too.
+    """
+
+    def summary(self) -> str:
+        """A few lines for a reader."""
+        raise NotImplementedError
+
+    def _draw(self, ax: Axes) -> None:
+        raise NotImplementedError
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw it.
+
+        Args:
+            ax: where; a new figure's if not given.
+
+        Raises:
+            InputError: matplotlib is not there.
+        """
+        if ax is None:
+            try:
+                from matplotlib.figure import Figure
+            except ModuleNotFoundError:
+                raise InputError("drawing needs matplotlib: pip install 'unrolled[figures]'") from None
+            ax = Figure(figsize=(7, 4), dpi=120, layout="constrained").add_subplot()
+        self._draw(ax)
+        ax.spines[["top", "right"]].set_visible(False)
+        return ax
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold; what is no finite number becomes None."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(self.summary())}</pre>"
+        try:
+            figure: Any = self.plot().figure
+        except InputError:  # no matplotlib
+            return text
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">{text}'
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def number(value: float | Tensor) -> str:
+    """A number as summaries write it."""
+    return f"{float(value):.3g}"
+
+
+def log_norm(logs: Tensor, dim: int) -> Tensor:
+    """The logarithm of the L2 norm of numbers along an axis, from their absolute values' logarithms."""
+    return torch.logsumexp(2 * logs, dim) / 2

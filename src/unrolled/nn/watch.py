@@ -1,0 +1,56 @@
+"""Who looks on while the layers of a model run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from unrolled.cell import Cell
+from unrolled.leaves import Leaves
+from unrolled.rows import Rows
+
+if TYPE_CHECKING:
+    from unrolled.nn.stack import RecurrentStack
+
+
+class Watcher(Protocol):
+    """Runs the scans of all layers in place of `unrolled.scan.scan`, whose arguments and results it has."""
+
+    def __call__(
+        self,
+        stack: RecurrentStack,
+        place: int,
+        cell: Cell,
+        x: Tensor,
+        state: Mapping[str, Tensor] | None,
+        parameters: Mapping[str, Tensor],
+        *,
+        rows: Rows | None,
+        leaves: Leaves | None,
+        returning: Sequence[str],
+        reverse: bool,
+        backend: str,
+    ) -> tuple[Any, dict[str, Tensor]]: ...
+
+
+_local = threading.local()
+
+
+def watcher() -> Watcher | None:
+    """Who looks on in this thread."""
+    return getattr(_local, "watcher", None)
+
+
+@contextmanager
+def watched(by: Watcher) -> Iterator[None]:
+    """Inside, layers that this thread runs are run by somebody else, as a whole: their `bptt` is ignored."""
+    before = watcher()
+    _local.watcher = by
+    try:
+        yield
+    finally:
+        _local.watcher = before
