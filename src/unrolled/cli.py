@@ -24,6 +24,7 @@ import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
+from unrolled.cli_units import units_command
 from unrolled.errors import UnrolledError
 from unrolled.export import export_onnx
 from unrolled.formula import formulas
@@ -45,6 +46,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 app.command("plan")(plan_command)
 app.command("truncation")(truncation_command)
+app.command("units")(units_command)
 
 
 def run(arguments: Sequence[str]) -> int:
