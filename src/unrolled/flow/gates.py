@@ -274,7 +274,7 @@ def _chunks(place: Place) -> Iterator[tuple[int, int, list[Any]]]:
     for first in range(0, place.T, count):
         end = min(first + count, place.T)
         with torch.no_grad():
-            done = place.graph.values(place.reads(first, end), place.parameters)
+            done = place.graph.values(place.reads(slice(first, end)), place.parameters)
         shape = end - first, place.B, -1
         yield first, end, [v.reshape(shape) if isinstance(v, Tensor) and v.ndim == 2 else v for v in done]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -20,7 +21,7 @@ from unrolled.compile.derive import derive
 from unrolled.compile.step import Node, Step, lower, value_of
 from unrolled.errors import InputError
 from unrolled.flow.trace import Place
-from unrolled.graph import PER_ROW
+from unrolled.graph import PER_ROW, Graph
 
 ELEMENTS: Final = 1 << 24
 """Of Jacobians that are computed at once, about."""
@@ -49,8 +50,8 @@ class _Matrix:
         rows = isinstance(by, Tensor) and by.ndim == 2
         return by[:, None] if rows and not self.is_diagonal else by
 
-    def times(self, matrix: Tensor) -> _Matrix:
-        return _Matrix(self.values[:, :, None] * matrix if self.is_diagonal else self.values @ matrix)
+    def times(self, matrix: Tensor) -> _Matrix | _Rows:
+        return _Rows((self.values,), (matrix,)) if self.is_diagonal else _Matrix(self.values @ matrix)
 
     def summed(self) -> _Matrix:
         values = self.values[:, :, None] if self.is_diagonal else self.values.sum(-1, keepdim=True)
@@ -62,7 +63,8 @@ class _Matrix:
     def dense(self) -> Tensor:
         return torch.diag_embed(self.values) if self.is_diagonal else self.values
 
-    def __add__(self, other: _Matrix) -> _Matrix:
+    def __add__(self, other: _Matrix | _Rows) -> _Matrix | _Rows:
+        other = other.matrix()
         if self.is_diagonal == other.is_diagonal:
             return _Matrix(self.values + other.values)
         diagonal, dense = (self, other) if self.is_diagonal else (other, self)
@@ -71,26 +73,68 @@ class _Matrix:
         whole.diagonal(dim1=1, dim2=2).add_(diagonal.values)
         return _Matrix(whole)
 
+    def matrix(self) -> _Matrix:
+        return self
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A sum of matrices whose rows are scaled, for each row of a batch in its own way: Σ diag(v_k) M_k. What
+    becomes of unit vectors in a first product; it is put together when it is needed, at once.
+
+    values: v_k, each (N, O); matrices: M_k, each (O, W).
+    """
+
+    values: tuple[Tensor, ...]
+    matrices: tuple[Tensor, ...]
+
+    def matrix(self) -> _Matrix:
+        values, matrices = torch.stack(self.values, -1), torch.stack(self.matrices, 1)
+        return _Matrix(torch.bmm(values.transpose(0, 1), matrices).transpose(0, 1))
+
+    def dense(self) -> Tensor:
+        return self.matrix().values
+
+    def scaled(self, by: Any) -> _Matrix | _Rows:
+        if isinstance(by, Tensor) and by.ndim:
+            return self.matrix().scaled(by)
+        return _Rows(tuple(v * by for v in self.values), self.matrices)
+
+    def where(self, condition: Tensor) -> _Matrix:
+        return self.matrix().where(condition)
+
+    def times(self, matrix: Tensor) -> _Matrix | _Rows:
+        return self.matrix().times(matrix)
+
+    def summed(self) -> _Matrix:
+        return self.matrix().summed()
+
+    def __add__(self, other: _Matrix | _Rows) -> _Matrix | _Rows:
+        if isinstance(other, _Rows) and other.matrices[0].shape == self.matrices[0].shape:
+            return _Rows(self.values + other.values, self.matrices + other.matrices)
+        return self.matrix() + other.matrix()
+
 
 class _Zero:
     """The gradient of nothing."""
 
 
 ZERO: Final = _Zero()
+LINEAR: Final = (_Matrix, _Rows)
 
 
 def _linear(node: Node, args: list[Any], sizes: Mapping[str, int]) -> Any:
     """The value of a node of the adjoint that depends, linearly, on the gradient that arrives."""
-    matrices = [a for a in args if isinstance(a, _Matrix)]
+    matrices = [a for a in args if isinstance(a, LINEAR)]
     if not matrices:
         return ZERO
     first = matrices[0]
     match node.kind:
         case "add" | "sub":
             a, b = args
-            if node.kind == "sub" and isinstance(b, _Matrix):
+            if node.kind == "sub" and isinstance(b, LINEAR):
                 b = b.scaled(-1.0)
-            return a + b if len(matrices) == 2 else a if isinstance(a, _Matrix) else b
+            return a + b if len(matrices) == 2 else a if isinstance(a, LINEAR) else b
         case "neg":
             return first.scaled(-1.0)
         case "mul":
@@ -99,41 +143,50 @@ def _linear(node: Node, args: list[Any], sizes: Mapping[str, int]) -> Any:
             return first.scaled(1 / args[1])
         case "where":
             condition, yes, no = args
-            parts = [yes.where(condition)] if isinstance(yes, _Matrix) else []
-            parts += [no.where(~condition)] if isinstance(no, _Matrix) else []
+            parts = [yes.where(condition)] if isinstance(yes, LINEAR) else []
+            parts += [no.where(~condition)] if isinstance(no, LINEAR) else []
             return parts[0] + parts[1] if len(parts) == 2 else parts[0]
         case "sum":
             return first.summed()
         case "mean":
-            return first.summed().scaled(1 / first.values.shape[-1])
+            whole = first.matrix()
+            return whole.summed().scaled(1 / whole.values.shape[-1])
         case "spread":
-            return first.spread(sizes[node.width])
+            return first.matrix().spread(sizes[node.width])
     raise NotImplementedError(node.kind)
+
+
+@lru_cache
+def _derived(key: str) -> tuple[Step, Step]:
+    """The step of the graph with this key, and its adjoint."""
+    forward = lower(Graph.from_key(key))
+    return forward, derive(forward).step
 
 
 class _Steps:
     """Some steps of a place, row by row, and the adjoint of its step.
 
     Args:
-        first, end: the steps.
+        steps: which.
     """
 
-    def __init__(self, place: Place, first: int, end: int) -> None:
+    def __init__(self, place: Place, steps: slice) -> None:
         self.graph = graph = place.graph
-        forward = lower(graph)
-        self.adjoint = derive(forward).step
+        forward, self.adjoint = _derived(graph.key)
         self.parameters = place.parameters_in(torch.float64)
         self.widths = {name: value.shape[-1] for name, value in place.start.items()}
         self.sizes = graph.sizes_with(place.start, self.parameters)
         if place.x.is_floating_point():
             self.sizes.setdefault(graph.widths[graph.inputs[0]], place.x.shape[-1])
-        read = place.reads(first, end, torch.float64)
+        read = place.reads(steps, torch.float64)
         for name in graph.states:
             if not read[name].isfinite().all() and math.isfinite(graph.initial.get(name, 0.0)):
-                raise InputError(f"{place.name}: the state {name} is not finite at steps from {first} on")
+                raise InputError(
+                    f"{place.name}: the state {name} is not finite at steps from {steps.start} on"
+                )
         values = forward.run(read, self.parameters, self.sizes)
         self.read = {f"value {k}": value for k, value in enumerate(values)} | read
-        self.N = (end - first) * place.B
+        self.N = next(iter(read.values())).shape[0]
 
     def pulled(self, state: str, without: Collection[str] = ()) -> dict[str, Tensor | None]:
         """d `state` / d each state, (N, W, W'); None where there is no dependence.
@@ -155,11 +208,11 @@ class _Steps:
                 own = node.name == f"d_{state}"
                 ones = torch.ones(self.N, self.widths[state], dtype=torch.float64)
                 done.append(_Matrix(ones) if own else ZERO)
-            elif node.kind == "product" and isinstance(args[0], _Matrix):
+            elif node.kind == "product" and isinstance(args[0], LINEAR):
                 matrix = self.parameters[node.name]
                 cut = node.name.rpartition(".")[0] in without
                 done.append(ZERO if cut else args[0].times(matrix if node.transposed else matrix.t()))
-            elif any(isinstance(a, _Matrix | _Zero) for a in args):
+            elif any(isinstance(a, (*LINEAR, _Zero)) for a in args):
                 found = _linear(node, args, self.sizes)
                 if isinstance(found, _Matrix) and node.width not in ("", PER_ROW) and not found.is_diagonal:
                     found = found.spread(
@@ -171,7 +224,7 @@ class _Steps:
         blocks: dict[str, Tensor | None] = {}
         for name in self.widths:
             value = done[wanted[name]] if name in wanted else ZERO
-            blocks[name] = value.dense() if isinstance(value, _Matrix) else None
+            blocks[name] = value.dense() if isinstance(value, LINEAR) else None
         return blocks
 
     def whole(self, without: Collection[str] = ()) -> Tensor:
@@ -199,8 +252,13 @@ def _needed(step: Step, results: list[int]) -> set[int]:
     return found
 
 
-def jacobians(place: Place, first: int = 0, end: int | None = None) -> Iterator[tuple[int, Tensor]]:
-    """The Jacobians d state_t / d state_{t-1} of some steps, a few steps at a time, in float64.
+def jacobians(
+    place: Place, first: int = 0, end: int | None = None, every: int = 1
+) -> Iterator[tuple[int, Tensor]]:
+    """The Jacobians d state_t / d state_{t-1} of some steps, a few at a time, in float64.
+
+    Args:
+        first, end, every: which steps.
 
     Yields:
         the first of those steps, and (steps, B, S, S), S the width of all states together in the order of
@@ -212,9 +270,9 @@ def jacobians(place: Place, first: int = 0, end: int | None = None) -> Iterator[
     S = sum(value.shape[-1] for value in place.start.values())
     end = place.T if end is None else end
     count = max(1, ELEMENTS // max(place.B * S * S, 1))
-    for begin in range(first, end, count):
-        last = min(begin + count, end)
-        yield begin, _Steps(place, begin, last).whole().view(last - begin, place.B, S, S)
+    for begin in range(first, end, count * every):
+        whole = _Steps(place, slice(begin, min(begin + count * every, end), every)).whole()
+        yield begin, whole.view(-1, place.B, S, S)
 
 
 def jacobian_parts(place: Place, t: int) -> dict[str, Tensor]:
@@ -227,7 +285,7 @@ def jacobian_parts(place: Place, t: int) -> dict[str, Tensor]:
     Returns:
         by the name of a map, or "direct", each (B, S, S); maps through which nothing comes are left out.
     """
-    steps = _Steps(place, t, t + 1)
+    steps = _Steps(place, slice(t, t + 1))
     maps = dict.fromkeys(node.name for node in reversed(place.graph.nodes) if node.kind == "affine")
     parts: dict[str, Tensor] = {}
     cut: list[str] = []

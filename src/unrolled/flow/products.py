@@ -20,22 +20,20 @@ from typing import Final
 import torch
 from torch import Tensor
 
-RANGE: Final = 16.0
-"""Natural logarithms of singular values may differ by so much in a block that is decomposed at once: the
-smallest is then right to nine digits."""
+from unrolled.flow.values import in_threads, triangular
 
-TURNS: Final = 100
+RANGE: Final = 20.0
+"""Natural logarithms of singular values may differ by so much in a block that is decomposed at once: the
+smallest is then right to seven digits."""
+
+TURNS: Final = 50
 """Pairs of factorisations, at most."""
+
+STILL: Final = 1e-5
+"""Logarithms that move by less in a turn have been found."""
 
 APART: Final = 1e-13
 """What is smaller couples nothing."""
-
-
-def triangular(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and U of each, Q orthogonal and U upper triangular with a diagonal that is not negative."""
-    Q, U = torch.linalg.qr(matrices)
-    signs = torch.where(U.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(U)
-    return Q * signs[..., None, :], U * signs[..., :, None]
 
 
 class LogProduct:
@@ -58,7 +56,13 @@ class LogProduct:
     @property
     def log_singular_values(self) -> Tensor:
         """(B, S), the largest first; -inf is 0."""
-        return torch.stack([_singular(logs, R) for logs, R in zip(self.logs, self.R, strict=True)])
+
+        def each(part: Tensor) -> tuple[Tensor]:
+            return (
+                torch.stack([_singular(logs, R) for logs, R in zip(part[:, 0], part[:, 1:], strict=True)]),
+            )
+
+        return in_threads(each, torch.cat([self.logs[:, None], self.R], 1))[0]
 
 
 def _scaled(matrix: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,9 +86,13 @@ def _singular(logs: Tensor, R: Tensor) -> Tensor:
         M = torch.linalg.qr(R.mT, mode="r").R.mT
         N = M * torch.exp((logs[:, None] - logs).clamp(max=0.0))
         # N = Q U, and U diag(exp l) has its rows scaled again.
-        R, logs = _scaled(torch.linalg.qr(N, mode="r").R, logs)
-        if (found := _by_blocks(logs, R)) is not None:
+        R, new = _scaled(torch.linalg.qr(N, mode="r").R, logs)
+        if (found := _by_blocks(new, R)) is not None:
             logs = found
+            break
+        moved = (new - logs).abs().max()
+        logs = new
+        if moved < STILL:
             break
     logs = logs.sort(descending=True).values
     return torch.cat([logs, logs.new_full((S - len(logs),), -math.inf)])

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from unrolled.errors import InputError, check_sizes
 from unrolled.flow.jacobian import jacobians
-from unrolled.flow.products import LogProduct, triangular
+from unrolled.flow.products import LogProduct
 from unrolled.flow.records import Record, number
 from unrolled.flow.trace import Losses, Place, Recording, record, usual_losses
-from unrolled.flow.values import eigenvalue_radius, extreme_singular_values
+from unrolled.flow.values import singular_values, spectral_radius, triangular
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ class StepSpectra(Record):
     Attributes:
         place: the layer and direction.
         largest, smallest: (T, B), singular values; NaN where a sequence has no such step.
-        radius: (T, B), the largest absolute value of an eigenvalue.
+        radius: (T, n), the largest absolute value of an eigenvalue, of the first n sequences.
         values: (T, B, S), all singular values, the largest first; None if not asked for.
         complete: whether all steps were done, or somebody stopped it.
     """
@@ -95,6 +95,7 @@ def step_spectra(
     *,
     place: str | None = None,
     every: int = 1,
+    radii: int = 1,
     all_values: bool = False,
     progress: Progress | None = None,
 ) -> StepSpectra:
@@ -104,32 +105,36 @@ def step_spectra(
         model, batch, losses: see `unrolled.flow.record`; or a recording.
         place: which layer and direction; the first, if not given.
         every: of so many steps one; the others are left out.
+        radii: of so many sequences the spectral radius, which costs several times what singular values do.
         all_values: also keep all singular values.
-
-    Cost: a singular value decomposition and some products for each step and sequence.
+        progress: told of the steps that are done.
     """
-    check_sizes(every=every)
+    check_sizes(every=every, radii=radii)
     where = place_of(model, batch, losses, place)
-    shape = -(-where.T // every), where.B
-    largest, smallest, radius = torch.full((3, *shape), math.nan, dtype=torch.float64)
+    rows, B = -(-where.T // every), where.B
+    largest, smallest = torch.full((2, rows, B), math.nan, dtype=torch.float64)
+    radius = torch.full((rows, min(radii, B)), math.nan, dtype=torch.float64)
     values = None
-    complete = True
+    done = 0
     try:
-        for row, t in enumerate(range(0, where.T, every)):
-            ((_, J),) = jacobians(where, t, t + 1)
-            there = where.lengths > t
-            found = extreme_singular_values(J[0][there], all_values)
-            largest[row, there], smallest[row, there] = found[:, 0], found[:, -1]
-            radius[row, there] = eigenvalue_radius(J[0][there])
+        for first, J in jacobians(where, every=every):
+            steps = slice(done, done + len(J))
+            there = torch.arange(first, where.T, every)[: len(J), None] < where.lengths
+            found = singular_values(J[there])
+            largest[steps][there], smallest[steps][there] = found[:, 0], found[:, -1]
+            few = there[:, : radius.shape[1]]
+            radius[steps][few] = spectral_radius(J[:, : radius.shape[1]][few])
             if all_values:
                 if values is None:
-                    values = torch.full((*shape, J.shape[-1]), math.nan, dtype=torch.float64)
-                values[row, there] = found
+                    values = torch.full((rows, B, J.shape[-1]), math.nan, dtype=torch.float64)
+                values[steps][there] = found
+            done += len(J)
             if progress:
-                progress(row + 1, shape[0])
+                progress(done, rows)
     except KeyboardInterrupt:
-        complete = False
-    return StepSpectra(where.name, largest, smallest, radius, values, complete)
+        if not done:
+            raise
+    return StepSpectra(where.name, largest, smallest, radius, values, complete=done == rows)
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,6 +194,7 @@ def lag_spectrum(
     *,
     place: str | None = None,
     lags: Iterable[int] | None = None,
+    sequences: int = 4,
     progress: Progress | None = None,
 ) -> LagSpectrum:
     """The singular spectrum of d state_t / d state_{t-k} from the last step of each sequence back, by lag.
@@ -197,11 +203,14 @@ def lag_spectrum(
 
     Args:
         lags: those that are wanted; if not given about two an octave.
+        sequences: at most so many of the batch, the first.
+        progress: told of the steps that are done.
 
     Raises:
         InputError: a lag is no whole number from 1 to T.
     """
-    where = place_of(model, batch, losses, place)
+    check_sizes(sequences=sequences)
+    where = place_of(model, batch, losses, place).of_sequences(sequences)
     wanted = sorted({*(usual_lags(where.T) if lags is None else lags)})
     check_sizes(**{f"lag {k}": k for k in wanted})
     if not wanted or wanted[-1] > where.T:
@@ -353,7 +362,7 @@ def exponents(
                 check_sizes(count=k)
                 # Any directions do; the axes themselves may be special.
                 start = torch.randn(S, k, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-                Q = triangular(start)[0].expand(J.shape[0], S, k)
+                Q = triangular(start[None])[0].expand(J.shape[0], S, k)
             Q, U = triangular(J.double() @ Q)
             if not bool(U.isfinite().all()):
                 raise InputError(f"the matrix of step {done} is not finite")

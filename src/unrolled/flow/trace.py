@@ -9,8 +9,8 @@ all steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from unrolled.parameters import Stacked
 from unrolled.rewrite import NUDGE, nudged
 from unrolled.rows import Rows
 from unrolled.scan import scan
+
+EVERY: Final = slice(None)
 
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of every step and sequence (T, B), or of every sequence (B,), as it is
@@ -80,18 +82,27 @@ class Place:
         """The states before each step by name, each (T, B, W)."""
         return {name: torch.cat([self.start[name][None], value[:-1]]) for name, value in self.states.items()}
 
-    def reads(
-        self, first: int = 0, end: int | None = None, dtype: torch.dtype | None = None
-    ) -> dict[str, Tensor]:
+    def reads(self, steps: slice = EVERY, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """What some steps read, row by row: x, the states before them and random masks, each (N, ...)."""
         every = {self.graph.inputs[0]: self.x, **self.before, **self.leaves}
-        rows = {
-            name: value[first:end].flatten(0, 1) if value.ndim else value for name, value in every.items()
-        }
+        rows = {name: value[steps].flatten(0, 1) if value.ndim else value for name, value in every.items()}
         return {
             name: value.to(dtype) if dtype and value.is_floating_point() else value
             for name, value in rows.items()
         }
+
+    def of_sequences(self, count: int) -> Place:
+        """The first so many sequences alone."""
+        if count >= self.B:
+            return self
+        return replace(
+            self,
+            x=self.x[:, :count],
+            start={name: value[:count] for name, value in self.start.items()},
+            states={name: value[:, :count] for name, value in self.states.items()},
+            leaves={name: value[:, :count] if value.ndim else value for name, value in self.leaves.items()},
+            lengths=self.lengths[:count],
+        )
 
     def parameters_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The parameters in another precision."""

@@ -1,18 +1,57 @@
-"""Singular values and eigenvalues of many matrices at once."""
+"""Decompositions of many matrices, which torch does one after the other, on all of its threads."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import torch
 from torch import Tensor
 
-
-def extreme_singular_values(matrices: Tensor, all_values: bool) -> Tensor:
-    """The largest and the smallest singular value of each of (n, S, S), as (n, 2), or all as (n, S)."""
-    values: Tensor = torch.linalg.svdvals(matrices)
-    return values if all_values else values[:, [0, -1]]
+SMALL: Final = 32
+"""Matrices smaller than this are not worth a thread."""
 
 
-def eigenvalue_radius(matrices: Tensor) -> Tensor:
-    """The largest absolute value of an eigenvalue of each of (n, S, S): (n,)."""
-    values: Tensor = torch.linalg.eigvals(matrices)
-    return values.abs().amax(-1)
+def in_threads(work: Callable[[Tensor], tuple[Tensor, ...]], matrices: Tensor) -> tuple[Tensor, ...]:
+    """`work` of (n, S, ...) matrices, in as many parts as there are threads; each part has one."""
+    threads = min(torch.get_num_threads(), len(matrices))
+    if threads <= 1 or matrices.shape[1] < SMALL:
+        return work(matrices)
+    before = torch.get_num_threads()
+
+    def alone(part: Tensor) -> tuple[Tensor, ...]:
+        torch.set_num_threads(1)  # of the pool's thread
+        return work(part)
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = [*pool.map(alone, matrices.tensor_split(threads))]
+    torch.set_num_threads(before)
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def singular_values(matrices: Tensor) -> Tensor:
+    """The singular values of each of (n, S, S), the largest first: (n, S)."""
+    return in_threads(lambda part: (torch.linalg.svdvals(part),), matrices)[0]
+
+
+def spectral_radius(matrices: Tensor) -> Tensor:
+    """The largest absolute value of an eigenvalue of each of (n, S, S), to four digits: (n,)."""
+
+    def radius(part: Tensor) -> tuple[Tensor]:
+        return (torch.linalg.eigvals(part.float()).abs().amax(-1).double(),)
+
+    return in_threads(radius, matrices)[0]
+
+
+def triangular(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and U of each of (n, S, k): Q with orthonormal columns, U upper triangular, its diagonal not
+    negative."""
+
+    def factored(part: Tensor) -> tuple[Tensor, Tensor]:
+        Q, U = torch.linalg.qr(part)
+        signs = torch.where(U.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(U)
+        return Q * signs[:, None], U * signs[:, :, None]
+
+    Q, U = in_threads(factored, matrices)
+    return Q, U
