@@ -128,8 +128,8 @@ class GradientByLag(Record):
 
 
 def gradient_by_lag(
-    model: nn.Module,
-    batch: Any,
+    model: nn.Module | Recording,
+    batch: Any = None,
     losses: Losses | None = None,
     *,
     at: int | str = -1,
@@ -143,7 +143,7 @@ def gradient_by_lag(
     backwards have a second one, of the loss at the mirrored step.
 
     Args:
-        model, batch, losses: see `unrolled.flow.record`.
+        model, batch, losses: see `unrolled.flow.record`; or a recording.
         at: t, from 0, or from the end as -1 is; or "random": another one in each sequence of the second half
             of its steps, so that lags up to half of them are averaged over t. Where there is one loss a
             sequence it is at the last step.

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import math
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,6 +72,8 @@ def plain(value: Any) -> Any:
     """A value as JSON has it."""
     if isinstance(value, Record):
         return value.to_dict()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Tensor):
         return plain(value.tolist())
     if isinstance(value, dict):

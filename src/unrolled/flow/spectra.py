@@ -89,7 +89,7 @@ class StepSpectra(Record):
 
 
 def step_spectra(
-    model: nn.Module | Recording,
+    model: nn.Module | Recording | Place,
     batch: Any = None,
     losses: Losses | None = None,
     *,
@@ -102,7 +102,7 @@ def step_spectra(
     """Singular values and spectral radii of the step Jacobians of one layer and direction.
 
     Args:
-        model, batch, losses: see `unrolled.flow.record`; or a recording.
+        model, batch, losses: see `unrolled.flow.record`; or a recording, or one of its places.
         place: which layer and direction; the first, if not given.
         every: of so many steps one; the others are left out.
         radii: of so many sequences the spectral radius, which costs several times what singular values do.
@@ -188,7 +188,7 @@ def usual_lags(T: int) -> list[int]:
 
 
 def lag_spectrum(
-    model: nn.Module | Recording,
+    model: nn.Module | Recording | Place,
     batch: Any = None,
     losses: Losses | None = None,
     *,
@@ -299,7 +299,7 @@ class Lyapunov(Record):
 
 
 def lyapunov(
-    model: nn.Module | Recording,
+    model: nn.Module | Recording | Place,
     batch: Any = None,
     losses: Losses | None = None,
     *,
@@ -392,12 +392,16 @@ def exponents(
     return Lyapunov(name, found, error[order], transient, steps, float(drift.nan_to_num(0.0)), complete)
 
 
-def place_of(model: nn.Module | Recording, batch: Any, losses: Losses | None, name: str | None) -> Place:
-    """One layer and direction of a recording, or of a model that runs now.
+def place_of(
+    model: nn.Module | Recording | Place, batch: Any, losses: Losses | None, name: str | None
+) -> Place:
+    """One layer and direction: of a recording, or of a model that runs now.
 
     Raises:
         InputError: there is none of that name.
     """
+    if isinstance(model, Place):
+        return model
     places = (model if isinstance(model, Recording) else record(model, batch, losses or usual_losses)).places
     if name is None:
         return places[0]

@@ -57,6 +57,22 @@ def plans(
     return found
 
 
+def first_chunk(ids: Tensor | EncodedText, batch: int, steps: int) -> tuple[Tensor, Tensor]:
+    """The first tokens of a text in parallel streams (T, B), and the next ones.
+
+    Raises:
+        DataError: the text is too short.
+        InputError: a number is not a whole one of at least 1.
+    """
+    check_sizes(batch=batch, steps=steps)
+    if len(ids) <= batch * steps:
+        raise DataError(
+            f"the text has {len(ids)} characters, and {batch} streams of {steps} steps need "
+            f"{batch * steps + 1}: lower --batch or --steps, or give a longer text"
+        )
+    return Streams(ids, batch, steps)[0]
+
+
 def lost(
     model: CharModel,
     ids: Tensor | EncodedText,
@@ -79,13 +95,7 @@ def lost(
         DataError: the text is too short.
         InputError, BudgetError: a number or the budget does not fit.
     """
-    check_sizes(batch=batch, steps=steps)
-    if len(ids) <= batch * steps:
-        raise DataError(
-            f"the text has {len(ids)} characters, and {batch} streams of {steps} steps need "
-            f"{batch * steps + 1}: lower --batch or --steps, or give a longer text"
-        )
-    inputs, targets = Streams(ids, batch, steps)[0]
+    inputs, targets = first_chunk(ids, batch, steps)
 
     def loss(bptt: Policy) -> Any:
         outputs, _ = model.layer(inputs, bptt=bptt)

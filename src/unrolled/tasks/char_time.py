@@ -77,6 +77,13 @@ def step_of(model: nn.Module) -> Callable[[Any, Any], tuple[Tensor, Any]]:
     return step
 
 
+def losses_of(model: nn.Module, chunk: tuple[Tensor, Tensor]) -> Tensor:
+    """The cross-entropy in nats of every step and stream of a chunk of tokens and targets (T, B)."""
+    inputs, targets = chunk
+    logits, _ = model(inputs)
+    return F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none")
+
+
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropy in nats of logits (T, B, V), summed over steps and averaged over streams."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / targets.shape[1]
