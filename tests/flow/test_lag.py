@@ -277,6 +277,10 @@ def test_one_loss_a_sequence():
 
 def test_what_cannot_be_told_is_said():
     layer, x = LSTM(2, 3), torch.randn(5, 2, 2)
+
+    def packed(model, batch):
+        return model(nn.utils.rnn.pack_padded_sequence(batch, [5, 4]))[0].data.sum()
+
     for model, batch, options, message in (
         (nn.Linear(2, 2), x, {}, "no recurrent layer"),
         (nn.LSTM(2, 3), x, {}, "from_torch"),
@@ -284,6 +288,7 @@ def test_what_cannot_be_told_is_said():
         (layer, x, {"losses": lambda m, b: (m(b)[0] * math.nan).sum(-1)}, "nan"),
         (layer, x, {"losses": lambda m, b: m(b)[0].sum(0)}, "expected"),
         (layer, x, {"losses": lambda m, b: torch.zeros(5, 2)}, "no recurrent layer of LSTM ran"),
+        (layer, x, {"losses": packed}, "no PackedSequence"),
         (layer, x, {"at": 5}, "from 0 to 4"),
         (layer, x, {"at": True}, "from 0 to 4"),
         (layer, x, {"signs": 1}, "at least 2"),

@@ -132,24 +132,22 @@ class _Scan:
     def lengths(self) -> Tensor:
         if self.rows is None:
             return torch.full((self.x.shape[1],), self.x.shape[0])
-        return self.rows.lengths if self.rows.order is None else self.rows.unsort(self.rows.lengths)
+        return self.rows.unsort(self.rows.lengths)
 
     def laid_out(self, value: Tensor) -> Tensor:
         """A value of every step as (T, B, ...), in the order in which the layer runs."""
-        if self.rows is not None and self.rows.order is None:
-            value = self.rows.unpack(value)
         return turned(value, self.lengths) if self.reverse else value
 
     def place(self) -> Place:
         cell, parameters, start = self.cell, _detached(self.parameters), _detached(self.start)
         x, states = self.x.detach(), _detached(self.states)
-        if self.rows is not None and self.rows.order is not None:
+        if self.rows is not None:
             x, states = self.rows.blank(x), {name: self.rows.blank(value) for name, value in states.items()}
         leaves: dict[str, Tensor] = {}
         if self.leaves is not None:
             graph = cell.graph_using(parameters)
             values = self.leaves.on(graph, graph.sizes_with(start, parameters), next(iter(start.values())))
-            leading = x.shape[: 1 if self.rows is not None and self.rows.order is None else 2]
+            leading = x.shape[:2]
             leaves = {
                 name: self.laid_out(value.expand(leading.numel(), *value.shape[1:]).reshape(*leading, -1))
                 for name, value in values.items()
@@ -289,15 +287,18 @@ class _Recorder:
         reverse: bool,
         backend: str,
     ) -> tuple[Any, dict[str, Tensor]]:
+        if rows is not None and rows.order is None:
+            raise InputError(
+                "gradient flow is that of a padded batch: give it and lengths=, no PackedSequence"
+            )
         cell.settle()
-        B = x.shape[1] if rows is None else rows.B
         graph = cell.graph_using(parameters)
-        start = dict(state or graph.start(B, parameters))
+        start = dict(state or graph.start(x.shape[1], parameters))
         if x.is_floating_point():
             x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-        leading = x.shape[: 1 if rows is not None and rows.order is None else 2]
         zeros = {
-            name: value.new_zeros(*leading, value.shape[-1]).requires_grad_() for name, value in start.items()
+            name: value.new_zeros(*x.shape[:2], value.shape[-1]).requires_grad_()
+            for name, value in start.items()
         }
         output = graph.output
         values, ends = scan(
@@ -353,7 +354,7 @@ def record(model: nn.Module, batch: Any, losses: Losses | None = None) -> Record
     if not isinstance(found, Tensor) or found.ndim > 2 or not found.is_floating_point():
         what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"losses gave {what}, expected a tensor (T, B) or (B,) of numbers")
-    T, B = recorder.scans[0].x.shape[0], recorder.scans[0].lengths.shape[0]
+    T, B = recorder.scans[0].x.shape[:2]
     if found.shape not in ((T, B), (B,), ()):
         raise InputError(f"losses gave a tensor of shape {tuple(found.shape)}, expected {(T, B)} or {(B,)}")
     return Recording(found, recorder.scans)
