@@ -20,7 +20,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from unrolled.flow.values import in_threads, triangular
+from unrolled.flow.values import in_threads
 
 RANGE: Final = 20.0
 """Natural logarithms of singular values may differ by so much in a block that is decomposed at once: the
@@ -48,7 +48,7 @@ class LogProduct:
         """Multiply by matrices (B, S, S) from the left."""
         columns = J @ self.Q
         order = (self.logs + columns.norm(dim=1).log()).argsort(dim=1, descending=True)
-        self.Q, U = triangular(columns.gather(2, order[:, None].expand_as(columns)))
+        self.Q, U = in_threads(torch.linalg.qr, columns.gather(2, order[:, None].expand_as(columns)))
         logs, R = self.logs.gather(1, order), self.R.gather(1, order[:, :, None].expand_as(self.R))
         rows, self.logs = _scaled(U, logs[:, None])
         self.R = rows @ R
