@@ -145,7 +145,7 @@ RECIPES: Final = {
     ),
     "copying": Recipe(
         Copying(1000), "gru", 128, {"n.x": "normal:1", "*.h": "orthogonal"}, segment=510, reach=102,
-        updates=9000, rate=0.012, decay=0.7, betas=(0.9, 0.98),
+        updates=17000, rate=0.008, decay=0.7, B=16, betas=(0.9, 0.98),
     ),
 }  # fmt: skip
 
