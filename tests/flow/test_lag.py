@@ -308,3 +308,25 @@ def test_gradients_of_parameters_are_left_alone():
     normal = Recurrent("layer_norm_lstm", 2, 3)
     gradient_by_lag(normal, x)
     assert layer_norm is not None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch.*")
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*")
+def test_a_compiled_model_is_looked_at_as_well():
+    torch.manual_seed(0)
+    layer, x = LSTM(2, 3), torch.randn(5, 2, 2)
+    plain = gradient_by_lag(layer, x)["l0"].norm
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+            self.run = torch.compile(layer)
+
+        def forward(self, x):
+            return self.run(x)
+
+    model = Wrapped()
+    model(x)
+    torch.testing.assert_close(gradient_by_lag(model, x).profiles[0].norm, plain)

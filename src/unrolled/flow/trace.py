@@ -8,7 +8,9 @@ all steps.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -347,7 +349,9 @@ def record(model: nn.Module, batch: Any, losses: Losses | None = None) -> Record
             "Recurrent in it, or unrolled.convert.from_torch for one of torch's"
         )
     recorder = _Recorder(model)
-    with torch.enable_grad(), watched(recorder), torch.compiler.set_stance("force_eager"):
+    # What nobody has compiled runs eagerly anyway, and torch's compiler takes two seconds to import.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with torch.enable_grad(), watched(recorder), eager:
         found = (losses or usual_losses)(model, batch)
     if not recorder.scans:
         raise InputError(f"no recurrent layer of {type(model).__name__} ran on this batch")
