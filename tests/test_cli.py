@@ -334,7 +334,7 @@ def test_memory_does_not_grow_with_the_text(call):
 def test_training_leaves_a_run_folder_that_says_everything(train, figures):
     run = train("--steps", "6", "--save-every", "1", "--keep", "2")
     assert {entry.name for entry in run.path.iterdir()} == {
-        "config.json", "metrics.jsonl", "loss.png", "checkpoints",
+        "config.json", "metrics.jsonl", "flow.jsonl", "loss.png", "checkpoints",
     }  # fmt: skip
     assert checkpoint.steps(run.checkpoints) == [5, 6]
     assert (run.path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -193,7 +193,7 @@ def fetch_command(
 
 def train_char(
     text: str | None, resume: Path | None, name: str | None, runs: Path | None, tensorboard: bool,
-    **settings: Any,
+    monitor: int, **settings: Any,
 ) -> int:  # fmt: skip
     """Train a character model on a text file or a data set, or go on with a run."""
     events = _tensorboard() if tensorboard else None
@@ -216,10 +216,17 @@ def train_char(
     if task.limits:
         out.print(task.limits, markup=False)
     observers: list[Observer] = [TerminalObserver(out, session.baselines)]
-    if events:
-        observers.append(events(path / "tensorboard"))
+    board = events(path / "tensorboard") if events else None
+    observers += [board] if board else []
+    flow = session.monitor(monitor, (lambda: board.writer) if board else None) if monitor else None
+    observers += [flow] if flow else []
     finished = session.train(observers)
     _write_figure(session)
+    if flow and flow.monitor.history:
+        out.print(f"gradient flow: {flow.monitor.log}", markup=False)
+        last = flow.monitor.history[-1]
+        for place in last.places:
+            out.print(f"{place.place} at step {last.step}: {place.reach}", markup=False)
     if not finished:
         out.print(f"stopped and saved at step {session.trainer.step}. To go on: "
                   f"unrolled train char --resume {path}", markup=False)  # fmt: skip
@@ -228,7 +235,7 @@ def train_char(
     return 0
 
 
-def _tensorboard() -> Callable[[Path], Observer]:
+def _tensorboard() -> Callable[[Path], Any]:
     try:
         from unrolled.report.tensorboard import TensorBoardObserver
     except ModuleNotFoundError:
@@ -290,6 +297,15 @@ train_app.command("char")(
             "name": (Annotated[str | None, typer.Option(help="name of the run's folder")], None),
             "runs": (Annotated[Path | None, typer.Option(help="folder of all runs [runs]")], None),
             "tensorboard": (Annotated[bool, typer.Option("--tensorboard", help="write events too")], False),
+            "monitor": (
+                Annotated[
+                    int,
+                    typer.Option(
+                        min=0, help="measure gradient flow every N steps, into flow.jsonl; 0 for never"
+                    ),
+                ],
+                50,
+            ),
         },
     )
 )

@@ -1,8 +1,26 @@
-"""Gradient flow in plain sight: where a gradient dies, at which lag, in which gate."""
+"""Gradient flow in plain sight: where a gradient dies, at which lag, in which gate, and what to do about it.
 
+    from unrolled import flow
+
+    flow.diagnose(model, batch)
+    flow.report(model, batch, "flow.html")
+"""
+
+from unrolled.flow.diagnose import Diagnosis, diagnose
+from unrolled.flow.forward import (
+    bounded,
+    impulse_response,
+    linear_recursion,
+    memory_of_tanh,
+    saturation,
+)
 from unrolled.flow.gates import Clipping, GateStatistics, clipping, gate_statistics
 from unrolled.flow.jacobian import jacobian_parts, jacobians
 from unrolled.flow.lag import GradientByLag, LagProfile, gradient_by_lag
+from unrolled.flow.measurement import Measurement, PlaceMeasurement
+from unrolled.flow.monitor import Monitor
+from unrolled.flow.reports import Report, report
+from unrolled.flow.rules import Finding
 from unrolled.flow.spectra import (
     LagSpectrum,
     Lyapunov,
@@ -13,9 +31,12 @@ from unrolled.flow.spectra import (
     step_spectra,
 )
 from unrolled.flow.trace import Place, Recording, record
+from unrolled.flow.truncated import Truncation, truncation
 
 __all__ = [
-    "Clipping", "GateStatistics", "GradientByLag", "LagProfile", "LagSpectrum", "Lyapunov", "Place",
-    "Recording", "StepSpectra", "clipping", "exponents", "gate_statistics", "gradient_by_lag",
-    "jacobian_parts", "jacobians", "lag_spectrum", "lyapunov", "record", "step_spectra",
+    "Clipping", "Diagnosis", "Finding", "GateStatistics", "GradientByLag", "LagProfile", "LagSpectrum",
+    "Lyapunov", "Measurement", "Monitor", "Place", "PlaceMeasurement", "Recording", "Report", "StepSpectra",
+    "Truncation", "bounded", "clipping", "diagnose", "exponents", "gate_statistics", "gradient_by_lag",
+    "impulse_response", "jacobian_parts", "jacobians", "lag_spectrum", "linear_recursion", "lyapunov",
+    "memory_of_tanh", "record", "report", "saturation", "step_spectra", "truncation",
 ]  # fmt: skip

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from torch import Tensor, nn
 
 import unrolled
 from unrolled.cells import find
 from unrolled.data import Vocabulary, open_text
 from unrolled.errors import CheckpointError, DataError, InputError
+from unrolled.flow.callbacks import MonitorObserver
+from unrolled.flow.monitor import Monitor
 from unrolled.tasks import char
 from unrolled.tasks.char import CharModel, CharTask
 from unrolled.tasks.char_config import FORMERLY, CharConfig
+from unrolled.tasks.char_time import losses_of
 from unrolled.train import checkpoint, runs
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.loop import Observer, Trainer, train
@@ -41,6 +47,35 @@ class Session:
     def train(self, observers: Sequence[Observer] = ()) -> bool:
         """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop."""
         return train(self.trainer, self.run, self.task.config.plan, observers)
+
+    def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
+        """Who measures the gradient flow of the cross-entropy every so many steps, into flow.jsonl.
+
+        Args:
+            writer: gives where events go, once training has begun.
+        """
+        monitor = Monitor(
+            self.task.model,
+            every,
+            log=self.run.path / "flow.jsonl",
+            losses=_losses,
+            clip=self.task.config.clip_norm or None,
+        )
+        return MonitorObserver(monitor, lambda step: _ahead(self.task, step, monitor), writer)
+
+
+def _losses(model: nn.Module, chunk: tuple[Tensor, Tensor, Mapping[str, Tensor] | None]) -> Tensor:
+    """The cross-entropy in nats of every step and stream (T, B), from a state on."""
+    inputs, targets, state = chunk
+    return losses_of(cast(nn.Module, partial(model, state=state)), (inputs, targets))
+
+
+def _ahead(task: CharTask, step: int, monitor: Monitor) -> tuple[Tensor, Tensor, Mapping[str, Tensor] | None]:
+    """A few rows of what the next step will read, and the state that it begins with."""
+    chunk, rows = step % len(task.streams), monitor.rows
+    inputs, targets = (each[: monitor.steps, :rows] for each in task.streams[chunk])
+    state = task.state if chunk else None
+    return inputs, targets, {name: value[:, :rows] for name, value in state.items()} if state else None
 
 
 def start(text: str, config: CharConfig, root: Path, name: str | None = None) -> Session:
