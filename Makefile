@@ -5,9 +5,10 @@ STEPS ?= 4000
 
 .PHONY: demo test lint bench clean
 
-demo: .venv/ready  ## train a character model on Shakespeare's plays and let it write
+demo: .venv/ready  ## train a character model on Shakespeare's plays, let it write, look at its gradients
 	$(BIN)/unrolled data fetch shakespeare
 	$(BIN)/unrolled train char shakespeare --steps $(STEPS) --name demo
+	$(BIN)/unrolled flow "$$(ls -td runs/demo* | head -n 1)"
 
 test: lint  ## lint, types, tests and coverage
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term-missing:skip-covered

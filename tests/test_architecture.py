@@ -12,7 +12,7 @@ ROOT = Path(unrolled.__file__).parent
 
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
-    "nn", "convert", "flow", "train", "export", "tasks", "cli_time", "cli_units", "cli",
+    "nn", "convert", "flow", "train", "export", "tasks", "cli_time", "cli_units", "cli_flow", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -49,6 +49,7 @@ EXTRA = {
     "tasks": {"data", "options", VERSION},
     "cli_time": {"data", "report"},
     "cli_units": {"data", "report"},
+    "cli_flow": {"data"},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},
 }

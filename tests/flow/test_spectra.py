@@ -8,6 +8,7 @@ from torch import tanh
 
 from cases import SETTINGS
 from unrolled import LSTM, InputError, Recurrent, cell
+from unrolled.cells import lstm
 from unrolled.flow import exponents, lag_spectrum, lyapunov, record, step_spectra
 from unrolled.flow.jacobian import jacobian_parts, jacobians
 from unrolled.flow.values import triangular
@@ -161,8 +162,6 @@ def test_a_saturated_lstm_carries_its_cell_by_the_forget_gate():
 def test_an_lstm_jacobian_is_the_forget_gate_and_the_rest():
     """dc_t / dc_{t-1}: directly f; with peepholes on c the rest is what goes through i, f and g."""
     torch.manual_seed(1)
-    from unrolled.cells import lstm
-
     layer = Recurrent(lstm.with_options(peepholes="vector"), 2, 3, dtype=DOUBLE)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -181,23 +180,56 @@ def test_an_lstm_jacobian_is_the_forget_gate_and_the_rest():
     torch.testing.assert_close(torch.diag(told), direct, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("peepholes", ["none", "vector", "matrix"])
+def test_an_lstm_jacobian_by_gates(peepholes):
+    """By the chain rule: i, f and g move c, and h with it; o, which looks at the new c, moves h alone, and
+    what c does to it goes through the gates that moved c."""
+    torch.manual_seed(3)
+    layer = Recurrent(lstm.with_options(peepholes=peepholes), 2, 3, dtype=DOUBLE)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    x = random(4, 1, 2)
+    place = record(layer, x).places[0]
+    _, _, steps = layer(x, return_states=True, return_gates=True)
+    t = 2
+    i, f, o, g, c = (steps[name][0, t, 0] for name in "ifogc")
+    old = steps["c"][0, t - 1, 0]
+    W = {name: place.parameters[f"{name}.h"] for name in "ifog"}
+    peep = {name: torch.zeros(3, 3, dtype=DOUBLE) for name in "ifo"}
+    if peepholes != "none":
+        known = {n: v for n, v in place.parameters.items() if n.startswith("p_") or n.endswith(".c")}
+        for name, value in known.items():
+            gate = name.removeprefix("p_").removesuffix(".c")
+            peep[gate] = torch.diag(value) if value.ndim == 1 else value
+
+    def rows(v, matrix):
+        return v[:, None] * matrix
+
+    d_c = torch.diag(f) + rows(i * (1 - i) * g, peep["i"]) + rows(f * (1 - f) * old, peep["f"])
+    d_h = rows(i * (1 - i) * g, W["i"]) + rows(f * (1 - f) * old, W["f"]) + rows(i * (1 - g * g), W["g"])
+    tanh_c, o1 = torch.tanh(c), o * (1 - o)
+    into_h = torch.diag(o * (1 - tanh_c**2)) + rows(o1 * tanh_c, peep["o"])
+    truth = torch.cat(
+        [
+            torch.cat([into_h @ d_h + rows(o1 * tanh_c, W["o"]), into_h @ d_c], 1),
+            torch.cat([d_h, d_c], 1),
+        ]
+    )
+    (_, J), *_ = jacobians(place, t, t + 1)
+    torch.testing.assert_close(J[0, 0], truth, rtol=1e-10, atol=1e-12)
+    parts = jacobian_parts(place, t)
+    torch.testing.assert_close(parts["g"][0, 3:, :3], rows(i * (1 - g * g), W["g"]), rtol=1e-10, atol=1e-12)
+
+
 def test_a_highway_layer_is_its_four_terms():
     torch.manual_seed(0)
     W1, W2 = random(3, 3), random(3, 3, seed=1)
     zero = torch.zeros(3, 2, dtype=DOUBLE)
     layer = layer_of(highway, 3, f_h=W1, B_h=W2, f_x=zero, B_x=zero)
-    state = {"h": random(1, 1, 3, seed=2)}
-
-    class Fed(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x):
-            return self.layer(x, state)
-
-    place = record(Fed(), random(2, 1, 2)).places[0]
-    A = state["h"][0, 0]
+    h = random(1, 1, 3, seed=2)
+    place = record(Started(layer, h=h), random(2, 1, 2)).places[0]
+    A = h[0, 0]
     bias_f, bias_B = (layer.parameters_of("l0")[f"{n}.bias"].detach() for n in "fB")
     B, f = torch.sigmoid(W2 @ A + bias_B), torch.tanh(W1 @ A + bias_f)
     parts = jacobian_parts(place, 0)
@@ -273,24 +305,26 @@ def test_the_lorenz_flow():
     assert abs(float(rates.sum()) + 10 + 1 + 8 / 3) < 1e-2
 
 
-@pytest.mark.parametrize(("g", "expected"), [(1.5, 0.0652), (3.0, 0.3102), (10.0, 0.8564)])
+class Started(torch.nn.Module):
+    """A layer that begins in a state of its own."""
+
+    def __init__(self, layer: Recurrent, **state: torch.Tensor) -> None:
+        super().__init__()
+        self.layer, self.state = layer, state
+
+    def forward(self, x):
+        return self.layer(x, self.state)
+
+
+@pytest.mark.parametrize(
+    ("g", "expected"), [(1.5, 0.0652), (2.0, 0.1547), (3.0, 0.3102), (5.0, 0.5324), (10.0, 0.8564)]
+)
 def test_random_tanh_networks(g, expected):
     """The largest exponent of mean-field theory, for N = 1000, within 0.02."""
-    N, T = 1000, 500
+    N, T = 1000, 300
     layer = layer_of(squash, N, 1, a_h=random(N, N) * g / math.sqrt(N), a_x=torch.zeros(N, 1, dtype=DOUBLE))
-    state = {"h": random(1, 1, N, seed=5)}
-    start = layer.initial_state
-    layer.initial_state = lambda batch, like=None: {"h": state["h"]} if batch == 1 else start(batch, like)
-
-    class Fed(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x):
-            return self.layer(x, state)
-
-    found = lyapunov(Fed(), torch.zeros(T, 1, 1, dtype=DOUBLE), count=1, transient=100)
+    model = Started(layer, h=random(1, 1, N, seed=5))
+    found = lyapunov(model, torch.zeros(T, 1, 1, dtype=DOUBLE), count=1, transient=100)
     assert abs(float(found.exponents[0]) - expected) < 0.02
 
 

@@ -7,6 +7,7 @@
 """
 
 from unrolled.flow.diagnose import Diagnosis, diagnose
+from unrolled.flow.findings import Finding
 from unrolled.flow.forward import (
     bounded,
     impulse_response,
@@ -20,7 +21,6 @@ from unrolled.flow.lag import GradientByLag, LagProfile, gradient_by_lag
 from unrolled.flow.measurement import Measurement, PlaceMeasurement
 from unrolled.flow.monitor import Monitor
 from unrolled.flow.reports import Report, report
-from unrolled.flow.rules import Finding
 from unrolled.flow.spectra import (
     LagSpectrum,
     Lyapunov,

@@ -1,0 +1,72 @@
+"""The command about gradient flow: the verdict on a trained model, and a page of figures."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unrolled import data
+from unrolled.cli_time import RunArgument, err, out, warn
+from unrolled.errors import InputError
+from unrolled.flow.monitor import Monitor
+from unrolled.flow.reports import report
+from unrolled.tasks import char_runs
+from unrolled.tasks.char_plan import first_chunk
+from unrolled.tasks.char_time import losses_of
+from unrolled.train import runs
+from unrolled.train.files import encode_json, write_atomically
+
+
+def flow_command(
+    path: RunArgument,
+    text: Annotated[
+        str | None, typer.Argument(help="a text file, or a data set's name [the run's own text]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="steps of a sequence (T)")] = 200,
+    batch: Annotated[int, typer.Option(help="sequences side by side (B)")] = 8,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the page [RUN/flow.html]")] = None,
+    show: Annotated[bool, typer.Option("--show", help="open the page in a browser")] = False,
+) -> None:
+    """See where the gradient of a trained model dies, at which lag, in which gate, and what to do.
+
+    Prints the verdict and writes one page of figures that opens without a network. Ctrl-C ends the longest
+    measurements and keeps what is done.
+    """
+    if output is not None and (not output.name or output.is_dir()):
+        raise InputError(f"--output {str(output)!r} is no file: give one, such as flow.html")
+    run = runs.open_run(path)
+    model, vocabulary, saved = char_runs.open_model(path, warn)
+    label, characters = data.open_text(text or run.config["text"]["from"])
+    chunk = first_chunk(characters.encode(vocabulary), batch, steps)
+    config = run.config["config"]
+    log = run.path / "flow.jsonl"
+    history = [*run.metrics(), *(Monitor.read(log) if log.exists() else ())]
+    title = f"Gradient flow of {path.name}"
+    subtitle = (
+        f"{config['cell']} after {saved.step:,} steps, on {batch} sequences of {steps} characters of {label}"
+    )
+    with err.status("") as status:
+        found = report(
+            model,
+            chunk,
+            losses=losses_of,
+            history=history,
+            clip=config.get("clip_norm") or None,
+            title=title,
+            subtitle=subtitle,
+            say=lambda what: status.update(what),
+        )
+    out.print(f"{title}: {subtitle}\n", markup=False)
+    out.print(found.diagnosis.summary(), markup=False)
+    for each in found.untold:
+        warn(each)
+    page = output or run.path / "flow.html"
+    record = run.path / "flow.json"
+    write_atomically(page, found.html().encode())
+    write_atomically(record, encode_json(found.to_dict(), "flow"))
+    out.print(f"\nrecord: {record}\npage: {page}", markup=False)
+    if show:
+        webbrowser.open(page.resolve().as_uri())
