@@ -12,6 +12,7 @@ from torch import Tensor
 from unrolled.errors import InputError
 from unrolled.flow.gates import GateStatistics, gate_statistics
 from unrolled.flow.lag import HALF, PERCENT, LagProfile, gradient_by_lag
+from unrolled.flow.nan import nan_source
 from unrolled.flow.records import Record, number
 from unrolled.flow.spectra import usual_lags
 from unrolled.flow.trace import Place, Recording
@@ -199,11 +200,8 @@ def measure(recording: Recording, under: str = "") -> tuple[list[PlaceMeasuremen
     finite = bool(recording.losses.isfinite().all())
     finite &= all(bool(v.isfinite().all()) for place in recording.places for v in place.states.values())
     finite &= all(bool(profile.norm.isfinite().all()) for profile in profiles.values())
-    if not finite:
-        from unrolled.flow.nan import nan_source
-
-        if (source := nan_source(recording)) is not None:
-            notes.append(f"{under}.{source.words}" if under and source.place else source.words)
+    if not finite and (source := nan_source(recording)) is not None:
+        notes.append(f"{under}.{source.words}" if under and source.place else source.words)
     return found, notes
 
 
