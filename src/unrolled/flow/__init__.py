@@ -1,9 +1,9 @@
 """Gradient flow in plain sight: where a gradient dies, at which lag, in which gate, and what to do about it.
 
-    from unrolled import flow
+from unrolled import flow
 
-    flow.diagnose(model, batch)
-    flow.report(model, batch, "flow.html")
+flow.diagnose(model, batch)
+flow.report(model, batch, "flow.html")
 """
 
 from unrolled.flow.diagnose import Diagnosis, diagnose
@@ -20,6 +20,7 @@ from unrolled.flow.jacobian import jacobian_parts, jacobians
 from unrolled.flow.lag import GradientByLag, LagProfile, gradient_by_lag
 from unrolled.flow.measurement import Measurement, PlaceMeasurement
 from unrolled.flow.monitor import Monitor
+from unrolled.flow.nan import NanSource, nan_source
 from unrolled.flow.reports import Report, report
 from unrolled.flow.spectra import (
     LagSpectrum,
@@ -35,8 +36,9 @@ from unrolled.flow.truncated import Truncation, truncation
 
 __all__ = [
     "Clipping", "Diagnosis", "Finding", "GateStatistics", "GradientByLag", "LagProfile", "LagSpectrum",
-    "Lyapunov", "Measurement", "Monitor", "Place", "PlaceMeasurement", "Recording", "Report", "StepSpectra",
-    "Truncation", "bounded", "clipping", "diagnose", "exponents", "gate_statistics", "gradient_by_lag",
-    "impulse_response", "jacobian_parts", "jacobians", "lag_spectrum", "linear_recursion", "lyapunov",
-    "memory_of_tanh", "record", "report", "saturation", "step_spectra", "truncation",
+    "Lyapunov", "Measurement", "Monitor", "NanSource", "Place", "PlaceMeasurement", "Recording", "Report",
+    "StepSpectra", "Truncation", "bounded", "clipping", "diagnose", "exponents", "gate_statistics",
+    "gradient_by_lag", "impulse_response", "jacobian_parts", "jacobians", "lag_spectrum", "linear_recursion",
+    "lyapunov", "memory_of_tanh", "nan_source", "record", "report", "saturation", "step_spectra",
+    "truncation",
 ]  # fmt: skip

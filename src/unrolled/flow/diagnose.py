@@ -14,11 +14,11 @@ from unrolled.flow.findings import LEVELS, Finding, Rule, Seen, Unknown, Untold,
 from unrolled.flow.lag import GradientByLag
 from unrolled.flow.records import Record
 from unrolled.flow.trace import Losses, Recording, record
+from unrolled.flow.truncated import Truncation
+from unrolled.unroll.truncation import ALL, Loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from unrolled.unroll.truncation import Loss
 
 
 REMEDIES: Final = {
@@ -163,7 +163,7 @@ def diagnose(
     clip: float | None = None,
     bptt: int | None = None,
     needed: int | None = None,
-    truncation: Sequence[Loss] | None = None,
+    truncation: Truncation | Sequence[Loss] | None = None,
 ) -> Diagnosis:
     """What is wrong with a network, why, and what to do about it.
 
@@ -176,7 +176,7 @@ def diagnose(
         bptt: the steps that gradients go back in training (k2), if they are truncated.
         needed: the steps that the task needs to reach back. Without it a quarter of the sequence is taken,
             where it has 20 steps or more.
-        truncation: what `unrolled.unroll.truncation.truncation` measured.
+        truncation: what `unrolled.flow.truncation` measured; then its cosines say whether `bptt` is enough.
 
     Cost: a forward pass, three backward passes, and some passes over the values of all gates; where the
         gradient grows, the Jacobians of four sequences.
@@ -188,13 +188,14 @@ def diagnose(
         if value is not None:
             check_sizes(**{name: value})
     recording = model if isinstance(model, Recording) else record(model, batch, losses)
+    cut = truncation.losses if isinstance(truncation, Truncation) else truncation or ()
     seen = Seen(
         recording,
         None if isinstance(model, Recording) else model,
         history=None if history is None else rules_training.read_history(history, clip),
         needed=needed,
         bptt=bptt,
-        cosines={each.k2: each.cosine for each in truncation or () if each.parameter == "all"},
+        cosines={each.k2: each.cosine for each in cut if each.parameter == ALL},
     )
     findings: list[Finding] = []
     unknown: list[Unknown] = []

@@ -219,8 +219,8 @@ def chaotic(seen: Seen) -> Iterator[Finding | Unknown]:
                     "growth of the gradient": grown,
                     "lag": lag,
                 },
-                "an exponent that is not above 0 by three standard errors and in both halves of the sequences, "
-                f"where the gradient grows {GROWN:g} times",
+                "no exponent above 0 by three standard errors, in both halves of the sequences, where the "
+                f"gradient grows {GROWN:g} times",
                 "Make the recurrent matrices smaller: init={'*.h': 'orthogonal'}, or scale them by "
                 f"{math.exp(-largest):.2g} or less; clip the gradient's norm.",
             )
