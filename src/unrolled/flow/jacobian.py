@@ -23,8 +23,8 @@ from unrolled.errors import InputError
 from unrolled.flow.trace import Place
 from unrolled.graph import PER_ROW, Graph
 
-ELEMENTS: Final = 1 << 24
-"""Of Jacobians that are computed at once, about."""
+ELEMENTS: Final = 1 << 21
+"""Of Jacobians that are computed at once, about; they should stay in a processor's cache."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ again, and their sizes go into l. Columns stand in falling order of size beforeh
 when a row is scaled (stable products of many matrices: Loh et al. 1989; Bai, Lee, Li & Xu 2011,
 doi:10.1016/j.laa.2010.06.023).
 
-Singular values of diag(exp l) R come from alternating triangular factorisations from either side, each of
-which shrinks what couples two of them by the square of their ratio; where a block that is coupled to no other
-is small in range, from its own decomposition.
+Singular values of diag(exp l) R come from triangular factorisations from either side, each pair of which
+shrinks what couples two values by the square of their ratio. After a few, only near ones are coupled, and
+each value is had from a window of its neighbours, whose range is that of ordinary numbers.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Final
 
 import torch
@@ -22,18 +21,15 @@ from torch import Tensor
 
 from unrolled.flow.values import in_threads
 
-RANGE: Final = 20.0
-"""Natural logarithms of singular values may differ by so much in a block that is decomposed at once: the
-smallest is then right to seven digits."""
+TURNS: Final = 3
+"""Pairs of factorisations. What is further apart than `MARGIN` is then coupled by less than 1e-20."""
 
-TURNS: Final = 50
-"""Pairs of factorisations, at most."""
+STEP: Final = 4.0
+"""Natural logarithms over which singular values are taken from one window."""
 
-STILL: Final = 1e-5
-"""Logarithms that move by less in a turn have been found."""
-
-APART: Final = 1e-13
-"""What is smaller couples nothing."""
+MARGIN: Final = 8.0
+"""How far a window reaches beyond that on either side. So its range is at most 20, and what is taken from it is
+right to ten digits."""
 
 
 class LogProduct:
@@ -74,45 +70,43 @@ def _scaled(matrix: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _singular(logs: Tensor, R: Tensor) -> Tensor:
-    """The logarithms of the singular values of diag(exp logs) R, the largest first."""
+    """The logarithms of the singular values of diag(exp logs) R, the largest first; -inf for each column that R
+    has more than rows."""
     S = R.shape[1]
     for _ in range(TURNS):
-        alive = (logs > -math.inf) & (R != 0).any(1)
+        alive = logs > -math.inf
+        if not alive.any():
+            return logs.new_full((S,), -math.inf)
         order = logs[alive].argsort(descending=True)
         logs, R = logs[alive][order], R[alive][order]
-        if not len(logs):
-            break
         # R = M V with V orthogonal and M lower triangular; diag(exp l) M = N diag(exp l).
         M = torch.linalg.qr(R.mT, mode="r").R.mT
         N = M * torch.exp((logs[:, None] - logs).clamp(max=0.0))
         # N = Q U, and U diag(exp l) has its rows scaled again.
-        R, new = _scaled(torch.linalg.qr(N, mode="r").R, logs)
-        if (found := _by_blocks(new, R)) is not None:
-            logs = found
-            break
-        moved = (new - logs).abs().max()
-        logs = new
-        if moved < STILL:
-            break
-    logs = logs.sort(descending=True).values
-    return torch.cat([logs, logs.new_full((S - len(logs),), -math.inf)])
+        R, logs = _scaled(torch.linalg.qr(N, mode="r").R, logs)
+    alive = logs > -math.inf
+    found = _from_windows(logs, R) if alive.all() else _singular(logs[alive], R[alive])
+    found = found[: len(logs)].sort(descending=True).values
+    return torch.cat([found, logs.new_full((S - len(found),), -math.inf)])
 
 
-def _by_blocks(logs: Tensor, R: Tensor) -> Tensor | None:
-    """The same for R upper triangular, if it falls into blocks of little range."""
-    n = len(logs)
-    above = R.abs().triu(1)
-    # The largest entry above and to the right of a place, for the cuts between neighbours.
-    corner = above.cummax(0).values.flip(1).cummax(1).values.flip(1)
-    cuts = [0, *(k for k in range(1, n) if corner[k - 1, k] < APART), n]
+def _from_windows(logs: Tensor, R: Tensor) -> Tensor:
+    """The same for R upper triangular, where only near values are coupled."""
+    sizes: list[float] = (logs + R.diagonal().abs().log()).tolist()
+    n, first = len(sizes), 0
     found = []
-    for first, end in pairwise(cuts):
-        own, block = logs[first:end], R[first:end, first:end]
-        top = own.max()
-        if end - first == 1:
-            found.append(own + block[0].abs().log())
-            continue
-        if float(top - own.min()) > RANGE:
-            return None
-        found.append(torch.linalg.svdvals(torch.exp(own - top)[:, None] * block).log() + top)
-    return torch.cat(found)
+    while first < n:
+        end = first + 1
+        while end < n and sizes[first] - sizes[end] <= STEP:
+            end += 1
+        low, high = first, end
+        while low > 0 and sizes[low - 1] - sizes[first] <= MARGIN:
+            low -= 1
+        while high < n and sizes[end - 1] - sizes[high] <= MARGIN:
+            high += 1
+        own = logs[low:high]
+        block = torch.exp(own - own.max())[:, None] * R[low:high, low:high]
+        values = torch.linalg.svdvals(block).log() + own.max()
+        found.append(values[first - low : end - low])
+        first = end
+    return torch.cat(found) if found else logs

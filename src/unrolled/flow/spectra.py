@@ -120,7 +120,7 @@ def step_spectra(
         for first, J in jacobians(where, every=every):
             steps = slice(done, done + len(J))
             there = torch.arange(first, where.T, every)[: len(J), None] < where.lengths
-            found = singular_values(J[there])
+            found = singular_values(J.flatten(0, 1) if there.all() else J[there])
             largest[steps][there], smallest[steps][there] = found[:, 0], found[:, -1]
             few = there[:, : radius.shape[1]]
             radius[steps][few] = spectral_radius(J[:, : radius.shape[1]][few])
@@ -236,7 +236,7 @@ def lag_spectrum(
 
 def _backwards(place: Place, count: int) -> Iterator[Tensor]:
     """The Jacobians of the last `count` steps, the last one first."""
-    size = max(1, min(count, 64))
+    size = max(1, min(count, 16))
     for end in range(place.T, place.T - count, -size):
         first = max(end - size, place.T - count)
         blocks = [J for _, J in jacobians(place, first, end)]
