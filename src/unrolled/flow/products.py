@@ -28,8 +28,8 @@ STEP: Final = 4.0
 """Natural logarithms over which singular values are taken from one window."""
 
 MARGIN: Final = 8.0
-"""How far a window reaches beyond that on either side. So its range is at most 20, and what is taken from it is
-right to ten digits."""
+"""How far a window reaches beyond that on either side. So its range is at most 20, and what is taken from it
+is right to ten digits."""
 
 
 class LogProduct:
@@ -70,8 +70,8 @@ def _scaled(matrix: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _singular(logs: Tensor, R: Tensor) -> Tensor:
-    """The logarithms of the singular values of diag(exp logs) R, the largest first; -inf for each column that R
-    has more than rows."""
+    """The logarithms of the singular values of diag(exp logs) R, the largest first; -inf for each column that
+    R has more than rows."""
     S = R.shape[1]
     for _ in range(TURNS):
         alive = logs > -math.inf
