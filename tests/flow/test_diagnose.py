@@ -57,6 +57,10 @@ def test_what_is_needed_decides():
     assert finding.level == "serious"
     assert finding.threshold.endswith("at lag 60, which the task needs")
     assert diagnose(opened(Recurrent("lstm", 3, 32), 100), x).healthy
+    set_bias(layer, "f", -30.0)
+    found = diagnose(layer, x, needed=99)
+    assert found.findings[0].name == "closed-forget-gate"
+    assert "nothing that a float holds is left 99 steps back" in found.findings[1].title
 
 
 def test_the_remedy_works():

@@ -100,7 +100,8 @@ def _vanished(
     pace = "the gradient shrinks"
     if life is not None and math.isfinite(life):
         pace = f"the gradient {'halves' if life > 0 else 'doubles'} every {number(abs(life))} steps"
-    title = f"{where(place)}: {pace}, and {part:.1g} of it is left {reach} steps back"
+    rest = f"{part:.1g} of it" if part else "nothing that a float holds"
+    title = f"{where(place)}: {pace}, and {rest} is left {reach} steps back"
     title += f" ({others} other layer{'s bring' if others > 1 else ' brings'} it no further)" * bool(others)
     title += f"; {of_gate(place, carry)}" if carry else ""
     evidence = {
