@@ -15,9 +15,10 @@ from unrolled.flow.monitor import Monitor
 from unrolled.flow.reports import report
 from unrolled.tasks import char_runs
 from unrolled.tasks.char_plan import first_chunk
-from unrolled.tasks.char_time import losses_of
+from unrolled.tasks.char_time import losses_of, read_bptt
 from unrolled.train import runs
 from unrolled.train.files import encode_json, write_atomically
+from unrolled.unroll import Truncated
 
 
 def flow_command(
@@ -42,6 +43,7 @@ def flow_command(
     label, characters = data.open_text(text or run.config["text"]["from"])
     chunk = first_chunk(characters.encode(vocabulary), batch, steps)
     config = run.config["config"]
+    chunk_steps, policy = read_bptt(config["bptt"])
     log = run.path / "flow.jsonl"
     history = [*run.metrics(), *(Monitor.read(log) if log.exists() else ())]
     title = f"Gradient flow of {path.name}"
@@ -55,6 +57,7 @@ def flow_command(
             losses=losses_of,
             history=history,
             clip=config.get("clip_norm") or None,
+            bptt=policy.k2 if isinstance(policy, Truncated) else chunk_steps,
             title=title,
             subtitle=subtitle,
             say=lambda what: status.update(what),
