@@ -29,11 +29,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def record(
-    subject: str, figures: list[float], size: Size, bar: float | None, note: str, unit: str = ""
-) -> Record:
+def record(subject: str, figures: list[float], size: Size, bar: float | None, note: str = "") -> Record:
     low, median, high = quartiles(figures)
-    return Record(subject, median, low, high, size, bar, turns=len(figures), note=note, unit=unit)
+    return Record(subject, median, low, high, size, bar, turns=len(figures), note=note)
 
 
 def spectra(settings: Settings) -> Iterator[Record]:
@@ -47,7 +45,7 @@ def spectra(settings: Settings) -> Iterator[Record]:
         ("ten Lyapunov exponents", lambda: flow.lyapunov(layer, x, count=10, transient=0)),
     ):
         figures = [seconds(work) for _ in range(min(3, settings.rounds))]
-        yield record(subject, figures, size, bar if "every step" in subject else None, "", "s")
+        yield record(subject, figures, size, bar if "every step" in subject else None)
 
 
 def by_lag(settings: Settings) -> Iterator[Record]:
@@ -77,7 +75,7 @@ def monitored(settings: Settings) -> Iterator[Record]:
     train(size, 5, watched=True)
     turns = range(min(5, settings.rounds))
     figures = [train(size, steps, watched=True) / train(size, steps, watched=False) for _ in turns]
-    yield record("a monitor at its defaults", figures, size, None if settings.quick else MONITOR, "")
+    yield record("a monitor at its defaults", figures, size, None if settings.quick else MONITOR)
 
 
 def train(size: Size, steps: int, watched: bool) -> float:
@@ -106,19 +104,25 @@ def layer_and_input(size: Size) -> tuple[unrolled.LSTM, torch.Tensor]:
 
 
 def measure(settings: Settings) -> Iterator[Record]:
-    yield from spectra(settings)
     yield from by_lag(settings)
     yield from monitored(settings)
 
 
 FAMILIES = (
     Family(
+        "spectra",
+        "Spectra of Jacobians",
+        spectra,
+        unit="s",
+        caption="Of the full state (h and c) of an LSTM: singular values and spectral radius of every step's "
+        "Jacobian, of all sequences; the singular values of their products, by lag; Lyapunov exponents.",
+    ),
+    Family(
         "flow",
-        "What it costs to look at gradient flow",
+        "Gradients by lag, and a monitor while training",
         measure,
         unit="ratio",
-        caption="Spectra of Jacobians of the full state (h and c) of an LSTM, in seconds. Gradients by lag "
-        "of the last step's loss, with their forward pass, over an ordinary backward pass of the same loss. "
-        "Training with `flow.Monitor(model)` over training without.",
+        caption="Gradients by lag of the last step's loss, with their forward pass, over an ordinary backward "
+        "pass of the same loss. Training with `flow.Monitor(model)` over training without.",
     ),
 )
