@@ -122,7 +122,7 @@ FAMILIES = (
         "Gradients by lag, and a monitor while training",
         measure,
         unit="ratio",
-        caption="Gradients by lag of the last step's loss, with their forward pass, over an ordinary backward "
-        "pass of the same loss. Training with `flow.Monitor(model)` over training without.",
+        caption="Gradients by lag of the last step's loss, with their forward pass, over an ordinary "
+        "backward pass of the same loss. Training with `flow.Monitor(model)` over training without.",
     ),
 )
