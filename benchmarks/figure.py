@@ -273,7 +273,7 @@ def _learning(ax: Axes, family: Family, records: Sequence[Record]) -> None:
         panel.set_xlabel("minutes of training", fontsize=8)
         panel.set_ylabel(f"error, {family.unit}", fontsize=8)
         panel.set_title(f"{problem}, T = {size.T:,}" if size else problem, loc="left", fontsize=10, pad=8)
-        panel.legend(frameon=False, fontsize=7.5, loc="center right")
+        panel.legend(frameon=False, fontsize=7.5, loc="center", bbox_to_anchor=(0.5, 0.4))
 
 
 def _mismatch(ax: Axes, at: float) -> None:
