@@ -147,7 +147,7 @@ class Seen:
             asked = torch.nonzero(losses.detach().any(1)).flatten()
             at = int(asked[-1]) if len(asked) else -1
         try:
-            return gradient_by_lag(self.recording, None, at=at)
+            return gradient_by_lag(self.recording, at=at)
         except InputError as error:
             raise Untold(str(error)) from error
 

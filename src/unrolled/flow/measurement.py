@@ -190,7 +190,7 @@ def measure(recording: Recording, under: str = "") -> tuple[list[PlaceMeasuremen
     notes: list[str] = []
     profiles: dict[str, LagProfile] = {}
     try:
-        profiles = {each.place: each for each in gradient_by_lag(recording, None).profiles}
+        profiles = {each.place: each for each in gradient_by_lag(recording).profiles}
     except InputError as error:
         notes.append(str(error))
     found = [

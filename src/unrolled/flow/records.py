@@ -9,7 +9,6 @@ import math
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from unrolled.errors import InputError
@@ -88,8 +87,3 @@ def plain(value: Any) -> Any:
 def number(value: float | Tensor) -> str:
     """A number as summaries write it."""
     return f"{float(value):.3g}"
-
-
-def log_norm(logs: Tensor, dim: int) -> Tensor:
-    """The logarithm of the L2 norm of numbers along an axis, from their absolute values' logarithms."""
-    return torch.logsumexp(2 * logs, dim) / 2

@@ -138,7 +138,7 @@ def report(
     found = diagnose(recording, history=noted or None, clip=clip, bptt=bptt)
     by_lag = None
     try:
-        by_lag = gradient_by_lag(recording, None, weights=True)
+        by_lag = gradient_by_lag(recording, weights=True)
     except InputError as error:
         untold.append(f"Gradients by lag could not be told: {error}")
     gates = gate_statistics(recording)
