@@ -195,7 +195,7 @@ class Seen:
                 raise Untold(f"{T} steps are too few for an exponent and its error")
             if not bool((few.lengths == T).all()):
                 raise Untold("exponents are of sequences that are all of one length")
-            factors = (J for _, block in jacobians(few, first) for J in block)
+            factors = (J for block in jacobians(few, first) for J in block)
             try:
                 self._exponents[place.name] = exponents(factors, T - first, count=1, name=place.name)
             except InputError as error:

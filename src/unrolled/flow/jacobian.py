@@ -252,27 +252,36 @@ def _needed(step: Step, results: list[int]) -> set[int]:
     return found
 
 
-def jacobians(
-    place: Place, first: int = 0, end: int | None = None, every: int = 1
-) -> Iterator[tuple[int, Tensor]]:
-    """The Jacobians d state_t / d state_{t-1} of some steps, a few at a time, in float64.
+def spans(place: Place, first: int = 0, end: int | None = None, every: int = 1) -> list[slice]:
+    """Some steps of a place, a few at a time: as many as there should be Jacobians of at once.
 
     Args:
         first, end, every: which steps.
+    """
+    S = sum(value.shape[-1] for value in place.start.values())
+    end = place.T if end is None else end
+    count = max(1, ELEMENTS // max(place.B * S * S, 1)) * every
+    return [slice(begin, min(begin + count, end), every) for begin in range(first, end, count)]
 
-    Yields:
-        the first of those steps, and (steps, B, S, S), S the width of all states together in the order of
-        `place.states`; row i is the gradient of unit i of the new state.
+
+def jacobians_of(place: Place, steps: slice) -> Tensor:
+    """The Jacobians d state_t / d state_{t-1} of some steps, in float64.
+
+    Returns:
+        (steps, B, S, S), S the width of all states together in the order of `place.states`; row i is the
+        gradient of unit i of the new state.
 
     Raises:
         InputError: a state is not finite.
     """
-    S = sum(value.shape[-1] for value in place.start.values())
-    end = place.T if end is None else end
-    count = max(1, ELEMENTS // max(place.B * S * S, 1))
-    for begin in range(first, end, count * every):
-        whole = _Steps(place, slice(begin, min(begin + count * every, end), every)).whole()
-        yield begin, whole.view(-1, place.B, S, S)
+    whole = _Steps(place, steps).whole()
+    return whole.view(-1, place.B, *whole.shape[1:])
+
+
+def jacobians(place: Place, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
+    """The Jacobians of the steps from `first` to `end`, a few at a time; see `jacobians_of`."""
+    for steps in spans(place, first, end):
+        yield jacobians_of(place, steps)
 
 
 def jacobian_parts(place: Place, t: int) -> dict[str, Tensor]:

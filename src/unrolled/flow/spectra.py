@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.errors import InputError, check_sizes
-from unrolled.flow.jacobian import jacobians
+from unrolled.flow.jacobian import jacobians, jacobians_of, spans
 from unrolled.flow.products import LogProduct
 from unrolled.flow.records import Record, number
 from unrolled.flow.trace import Losses, Place, Recording, record, usual_losses
-from unrolled.flow.values import singular_values, spectral_radius, triangular
+from unrolled.flow.values import each, singular_values, spectral_radius, triangular
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,21 +114,26 @@ def step_spectra(
     rows, B = -(-where.T // every), where.B
     largest, smallest = torch.full((2, rows, B), math.nan, dtype=torch.float64)
     radius = torch.full((rows, min(radii, B)), math.nan, dtype=torch.float64)
-    values = None
+    values: Tensor | None = None
     done = 0
+
+    def decomposed(steps: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        J = jacobians_of(where, steps)
+        there = torch.arange(where.T)[steps, None] < where.lengths
+        few = there[:, : radius.shape[1]]
+        radii = spectral_radius(J[:, : radius.shape[1]][few])
+        return there, singular_values(J.flatten(0, 1) if there.all() else J[there]), few, radii
+
     try:
-        for first, J in jacobians(where, every=every):
-            steps = slice(done, done + len(J))
-            there = torch.arange(first, where.T, every)[: len(J), None] < where.lengths
-            found = singular_values(J.flatten(0, 1) if there.all() else J[there])
+        for there, found, few, radii_found in each(decomposed, spans(where, every=every)):
+            steps = slice(done, done + len(there))
             largest[steps][there], smallest[steps][there] = found[:, 0], found[:, -1]
-            few = there[:, : radius.shape[1]]
-            radius[steps][few] = spectral_radius(J[:, : radius.shape[1]][few])
+            radius[steps][few] = radii_found
             if all_values:
                 if values is None:
-                    values = torch.full((rows, B, J.shape[-1]), math.nan, dtype=torch.float64)
+                    values = torch.full((rows, B, found.shape[1]), math.nan, dtype=torch.float64)
                 values[steps][there] = found
-            done += len(J)
+            done += len(there)
             if progress:
                 progress(done, rows)
     except KeyboardInterrupt:
@@ -239,7 +244,7 @@ def _backwards(place: Place, count: int) -> Iterator[Tensor]:
     size = max(1, min(count, 16))
     for end in range(place.T, place.T - count, -size):
         first = max(end - size, place.T - count)
-        blocks = [J for _, J in jacobians(place, first, end)]
+        blocks = [*jacobians(place, first, end)]
         yield from torch.cat(blocks).flip(0)
 
 
@@ -320,7 +325,7 @@ def lyapunov(
     where = place_of(model, batch, losses, place)
     if not bool((where.lengths == where.T).all()):
         raise InputError("Lyapunov exponents are of sequences that are all of one length")
-    steps = (J for _, block in jacobians(where) for J in block)
+    steps = (J for block in jacobians(where) for J in block)
     return exponents(steps, where.T, count=count, transient=transient, name=where.name, progress=progress)
 
 

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
 SMALL: Final = 32
 """Matrices smaller than this are not worth a thread."""
+
+
+def each(work: Callable[[Item], Found], items: Sequence[Item]) -> Iterator[Found]:
+    """What `work` makes of each item, in order; as many at once as torch has threads, each in one of them.
+    What has not begun when nobody asks any more is left undone."""
+    threads = min(torch.get_num_threads(), len(items))
+    if threads <= 1:
+        yield from map(work, items)
+        return
+
+    def alone(item: Item) -> Found:
+        torch.set_num_threads(1)  # of the pool's thread
+        return work(item)
+
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(alone, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def in_threads(work: Callable[[Tensor], tuple[Tensor, ...]], matrices: Tensor) -> tuple[Tensor, ...]:
@@ -18,21 +42,14 @@ def in_threads(work: Callable[[Tensor], tuple[Tensor, ...]], matrices: Tensor) -
     threads = min(torch.get_num_threads(), len(matrices))
     if threads <= 1 or matrices.shape[1] < SMALL:
         return work(matrices)
-    before = torch.get_num_threads()
-
-    def alone(part: Tensor) -> tuple[Tensor, ...]:
-        torch.set_num_threads(1)  # of the pool's thread
-        return work(part)
-
-    with ThreadPoolExecutor(threads) as pool:
-        found = [*pool.map(alone, matrices.tensor_split(threads))]
-    torch.set_num_threads(before)
+    found = each(work, matrices.tensor_split(threads))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 def singular_values(matrices: Tensor) -> Tensor:
     """The singular values of each of (n, S, S), the largest first: (n, S)."""
-    return in_threads(lambda part: (torch.linalg.svdvals(part),), matrices)[0]
+    # Transposed, as LAPACK reads them: that saves a copy.
+    return in_threads(lambda part: (torch.linalg.svdvals(part.mT),), matrices)[0]
 
 
 def spectral_radius(matrices: Tensor) -> Tensor:
