@@ -81,6 +81,14 @@ def test_a_sigmoid_may_end_in_a_cycle() -> None:
     assert "a 2-cycle" in str(found)
 
 
+@pytest.mark.parametrize("w", [-0.95, -0.8, -0.6])
+def test_what_goes_to_and_fro_into_a_fixed_point_is_in_no_cycle(w: float) -> None:
+    found = saturation("tanh", w, T=5000)
+    assert found.cycle is None
+    assert all(limit == pytest.approx((0.0,), abs=1e-12) for limit in found.limits)
+    assert found.deviation < 1e-12
+
+
 def test_a_sigmoid_may_have_two_limits() -> None:
     """w = 10, b = -5: below a half it goes down, above it up."""
     found = saturation("sigmoid", 10.0, -5.0, [-3.0, 0.499, 0.501, 4.0])

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SETTLED: Final = 1e-14
 """A recursion has settled where a step, or two, move it by less than this part of 1 + |h|."""
 
+ONE: Final = 1e-9
+"""Two values that are as near to each other are one."""
+
 NEAR: Final = 1e-3
 """A unit is saturated where it is as near to its limit."""
 
@@ -155,7 +158,9 @@ def _returned(h: Sequence[Tensor] | Tensor, steps: int) -> Tensor:
 def _limit(h: Tensor) -> Limit:
     for steps in (1, 2):
         if len(h) > steps and _returned(h, steps):
-            return tuple(float(h[-1 - k]) for k in range(steps))
+            ends = tuple(float(h[-1 - k]) for k in range(steps))
+            # What goes to and fro into a fixed point is on either side of it to the last.
+            return ends if abs(ends[0] - ends[-1]) > ONE else ends[:1]
     return ()
 
 
