@@ -10,7 +10,7 @@ The notation, complete:
 
 - `W.i(x, h)` is an affine map: a matrix `i.x`, a matrix `i.h` and a bias `i.bias`. An argument computed
   in the step is named by keyword: `W.n(x, h=r * h)`. `bias=1.0` is where the bias starts, `bias=False` leaves
-  it out; `init={"h": "identity"}` asks for an initialiser.
+  it out; `init={"h": "identity"}` asks for an initialiser; `width="N"` gives the map a width of its own.
 - `W.p * c`: a name that is not called is a learned vector; `W.p(init=1.0)` says where it starts.
 - `W["i"]` is `W.i`, for names made in a loop.
 - `fit(W.x, x, like=h)` is x where it already has h's width, or else its projection `W.x(x, bias=False)`.
@@ -23,7 +23,8 @@ The notation, complete:
 
 The function runs once on symbols when it is defined. That finds mistakes and yields the graph, from which the
 parameters, shapes, formulas and drawings are derived. Values that meet in an operation have one width; the
-input's is D, the states' is H (H_h and H_c where two states differ, as in an LSTM with a projection).
+input's is D, the states' is H (H_h and H_c where two states differ, as in an LSTM with a projection). What
+meets neither has the states' width where they have only one, or one of its own: `W.n(x, h, width="N")`.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ class EquationCell(Cell):
         home = sys.modules.get(self.function.__module__)
         found = getattr(home, self.base_name, None)
         if isinstance(found, EquationCell) and found.function is self.function:
-            return _find_again, (self.function.__module__, self.base_name, self._changed)
+            return find_again, (self.function.__module__, self.base_name, self._changed)
         return super().__reduce__()
 
     def _trace(self, square: bool) -> Graph:
@@ -290,7 +291,9 @@ class BoundWeight(Operand):
         self._sources = sources
         self._name = name
 
-    def __call__(self, *values: Tensor, bias: Any = None, init: Any = None, **named: Tensor) -> Tensor:
+    def __call__(
+        self, *values: Tensor, bias: Any = None, init: Any = None, width: Any = None, **named: Tensor
+    ) -> Tensor:
         if self._name not in self._sources:
             return parameter_in(self._parameters, self._name)
         positional = dict(zip(self._sources[self._name], values, strict=False))
@@ -374,7 +377,7 @@ def _starting(weight: Any, value: float) -> Any:
     return weight(init=value) if isinstance(weight, TracedWeight | BoundWeight) else weight
 
 
-def _find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell:
+def find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell:
     found: EquationCell = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
     return found.with_options(**options) if options else found
 
@@ -382,7 +385,7 @@ def _find_again(module: str, name: str, options: dict[str, Any]) -> EquationCell
 def _inputs_of(function: Callable[..., Any], states: tuple[str, ...]) -> tuple[str, ...]:
     parameters = inspect.signature(function).parameters.values()
     names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
-    if taken := {"bias", "init"} & {*names}:
+    if taken := {"bias", "init", "width"} & {*names}:
         raise CellError(
             f"cell {function.__name__!r} has a value called {min(taken)!r}, an option of W.name(): rename it"
         )
@@ -401,9 +404,10 @@ def _run_on_symbols(
 ) -> tuple[Any, dict[str, Any]]:
     """What the function returns, and its local variables as it returned: the author's names for values."""
     local: dict[str, Any] = {}
+    code = inspect.unwrap(function).__code__
 
     def see(frame: types.FrameType, event: str, _: Any) -> None:
-        if event == "return" and frame.f_code is function.__code__:
+        if event == "return" and frame.f_code is code:
             local.update(frame.f_locals)
 
     before = sys.getprofile()
@@ -421,10 +425,11 @@ def _locate(function: Callable[..., Any], error: Exception) -> str:
     message = str(error) if isinstance(error, CellError) else f"{type(error).__name__}: {error}"
     message = message.splitlines()[0]
     line, traceback = 0, error.__traceback__
+    code = inspect.unwrap(function).__code__
     while traceback:
-        if traceback.tb_frame.f_code is function.__code__:
+        if traceback.tb_frame.f_code is code:
             line = traceback.tb_lineno
         traceback = traceback.tb_next
-    file = function.__code__.co_filename
+    file = code.co_filename
     text = linecache.getline(file, line).strip()
     return f"cell {function.__name__!r}, {file}:{line}: {message}" + (f" (in `{text}`)" if text else "")

@@ -327,6 +327,15 @@ class Graph:
         """The width symbol of every input and state by name."""
         return {node.name: node.width for node in self.nodes if node.kind in ("input", "state")}
 
+    @cached_property
+    def own_widths(self) -> dict[str, tuple[str, ...]]:
+        """The width symbols that are those of maps alone, and of which maps."""
+        known, found = {*self.widths.values()}, dict[str, tuple[str, ...]]()
+        for node in self.nodes:
+            if node.kind == "affine" and node.width not in known:
+                found[node.width] = tuple(dict.fromkeys((*found.get(node.width, ()), node.name)))
+        return found
+
     @property
     def output(self) -> str:
         """What a layer hands on: the first output, or else the first state."""

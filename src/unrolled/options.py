@@ -81,13 +81,17 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
 
 
 def read_call(text: str) -> tuple[str, dict[str, str]]:
-    """The name and the options in text such as `lstm(peepholes=vector, forget_bias=1)`.
+    """The name and the options in text such as `lstm(peepholes=vector, forget_bias=1)` or `narx(lags=1,2,5)`.
 
     Raises:
         InputError: the text is not of this form.
     """
     match = _CALL.fullmatch(text.strip())
-    pairs = [part.split("=") for part in (match["options"] or "").split(",") if part.strip()] if match else []
+    parts = [part for part in (match["options"] or "").split(",") if part.strip()] if match else []
+    for k in range(len(parts) - 1, 0, -1):
+        if "=" not in parts[k]:  # a value may be a list, as in lags=1,2,5
+            parts[k - 1] += "," + parts.pop(k)
+    pairs = [part.split("=") for part in parts]
     if match is None or any(len(pair) != 2 for pair in pairs):
         raise InputError(f"cannot read {text!r}; write NAME or NAME(option=value, option=value)")
     options = {name.strip(): value.strip() for name, value in pairs}

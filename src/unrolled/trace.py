@@ -156,6 +156,7 @@ class TracedWeight(Operand):
         *values: Any,
         bias: float | bool = 0.0,
         init: Mapping[str, float | str] | float | str | None = None,
+        width: str | None = None,
         **named: Any,
     ) -> Symbol:
         if isinstance(init, int | float | str):
@@ -173,9 +174,8 @@ class TracedWeight(Operand):
         if repeated := arguments.keys() & named.keys():
             raise CellError(f"W.{self.name} has two arguments called {min(repeated)!r}")
         arguments |= {key: self.trace.operand(value) for key, value in named.items()}
-        return self.trace.affine(
-            self.name, arguments, None if bias is False else 0.0 if bias is True else float(bias), init or {}
-        )
+        start = None if bias is False else 0.0 if bias is True else float(bias)
+        return self.trace.affine(self.name, arguments, start, init or {}, width)
 
 
 def _called(function: object) -> str:
@@ -263,9 +263,19 @@ class Trace:
         return self._add(Node(name, args, width=PER_ROW if row.reduces else self.unify(args, name)))
 
     def affine(
-        self, name: str, arguments: dict[str, Symbol], bias: float | None, init: Mapping[str, float | str]
+        self,
+        name: str,
+        arguments: dict[str, Symbol],
+        bias: float | None,
+        init: Mapping[str, float | str],
+        width: str | None = None,
     ) -> Symbol:
         """A node for `W.name(...)`."""
+        if width is not None and not (width.isidentifier() and width[0].isupper() and width[0] not in "BDHT"):
+            raise CellError(
+                f"the width of W.{name} is called {width!r}: call it by a capital letter other than B, D, H "
+                f"and T, as in W.{name}(…, width='N')"
+            )
         self._check_use(name, "affine")
         if not arguments:
             raise CellError(f"W.{name}() is applied to nothing: a learned vector is written W.{name} alone")
@@ -284,11 +294,12 @@ class Trace:
             tuple(arguments),
             bias,
             0.0,
-            self._unknown(),
+            width or self._unknown(),
         )
         for other in self.nodes:  # the same map applied again in one step shares its matrices
             if other.kind == "affine" and other.name == name:
-                if (other.sources, other.bias) != (node.sources, node.bias):
+                asked = (node.sources, node.bias, width or other.width)
+                if (other.sources, other.bias, other.width) != asked:
                     raise CellError(f"W.{name} is used twice with different arguments: name one of them anew")
                 for pair in zip(other.args, node.args, strict=True):
                     self.unify(pair, f"W.{name}")
@@ -352,14 +363,16 @@ class Trace:
         cannot be."""
         found = dict.fromkeys(self.width(k) for k in indices)
         widths = [w for w in found if w not in ("", PER_ROW)]
-        fixed = [w for w in widths if w.startswith("D")]
+        fixed = [w for w in widths if w[0] not in "H?"]
         if len(fixed) > 1 or (fixed and any(w.startswith("H") for w in widths)):
+            if own := next((w for w in fixed if not w.startswith("D")), None):
+                raise CellError(f"{what} joins a value of width {own} with one of another width")
             raise CellError(
                 f"{what} joins an input (width D) with a value of width H: "
                 "project the input, as in W.x(x), or write fit(W.x, x, like=h)"
             )
         narrow = PER_ROW if PER_ROW in found else ""
-        kept = min(widths, key=lambda w: ("DH?".index(w[0]), w), default=narrow)
+        kept = min(widths, key=lambda w: ("H?".find(w[0]), w), default=narrow)
         self._equal.update({other: kept for other in widths if other != kept})
         return kept
 

@@ -29,11 +29,12 @@ def explain(
     """See `Cell.explain`."""
     _check("input_size", input_size)
     _check("batch", batch)
-    states = _state_sizes(cell, hidden_size)
-    square = input_size is not None and states.get(cell.states[0]) == input_size
+    known = _state_sizes(cell, hidden_size)
+    square = input_size is not None and known.get(cell.states[0]) == input_size
     graph = cell.square if square else cell.graph
-    known = dict.fromkeys(cell.inputs[:1], input_size) | states
-    sizes = {graph.widths[name]: size for name, size in known.items() if size is not None}
+    sizes = {graph.widths.get(name, name): size for name, size in known.items()}
+    if input_size is not None:
+        sizes |= {graph.widths[name]: input_size for name in cell.inputs[:1]}
     if batch is not None:
         sizes["B"] = batch
     return _Explainer(cell, Loop(graph, dtype if dtype in SCALARS else torch.float32), dtype, sizes).explain()
@@ -45,22 +46,23 @@ def _check(what: str, size: int | None) -> None:
 
 
 def _state_sizes(cell: Cell, hidden_size: int | Mapping[str, int] | None) -> dict[str, int]:
-    """The width of each state, as far as it is known."""
+    """The width of each state, and by its symbol each width that is a map's own, as far as they are known."""
     if hidden_size is None:
         return {}
+    symbols = {name: cell.graph.widths[name] for name in cell.states} | {s: s for s in cell.graph.own_widths}
     if not isinstance(hidden_size, Mapping):
         _check("hidden_size", hidden_size)
-        return dict.fromkeys(cell.states, hidden_size)
-    if unknown := hidden_size.keys() - set(cell.states):
-        raise InputError(f"hidden_size names {min(unknown)!r}; the states are {', '.join(cell.states)}")
+        return dict.fromkeys(symbols, hidden_size)
+    if unknown := hidden_size.keys() - symbols.keys():
+        raise InputError(f"hidden_size names {min(unknown)!r}; the states are {', '.join(symbols)}")
     of_width: dict[str, int] = {}
     for name, size in hidden_size.items():
         _check(f"hidden_size of {name}", size)
-        if of_width.setdefault(cell.graph.widths[name], size) != size:
+        if of_width.setdefault(symbols[name], size) != size:
             raise InputError(
                 f"the states of cell {cell.name!r} must be of one width, got {dict(hidden_size)}"
             )
-    return {n: of_width[cell.graph.widths[n]] for n in cell.states if cell.graph.widths[n] in of_width}
+    return {name: of_width[symbol] for name, symbol in symbols.items() if symbol in of_width}
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -118,7 +120,7 @@ class _Explainer:
             cell=self.cell.name,
             dtype=_name(self.dtype),
             reason=self._reason(),
-            widths={symbol: tuple(found) for symbol, found in widths.items()},
+            widths={symbol: tuple(found) for symbol, found in widths.items()} | loop.graph.own_widths,
             sizes=self.sizes,
             before=tuple(map(self._projection, sorted(loop.projected))),
             given=tuple(names.whole[k] for k in loop.given),

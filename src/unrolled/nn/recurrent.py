@@ -28,7 +28,8 @@ class Recurrent(RecurrentStack):
         cell: a cell, from `unrolled.cells` or of one's own; or a name of the zoo, as in "lstm(coupled=true)".
         input_size: D, the width of the input; for token inputs the size of the vocabulary.
         hidden_size: H, the width of the states; a mapping by state name where they differ, as in
-            {"h": 64, "c": 256} for an LSTM with a projection.
+            {"h": 64, "c": 256} for an LSTM with a projection. It may also say how wide maps are that have a
+            width of their own, as in {"y1": 1, "y2": 1, "N": 16} for `narx`.
         num_layers: layers, each reading the outputs of the one below.
         bias: False leaves out every bias.
         batch_first: x and the outputs are (B, T, D) instead of (T, B, D); states are not changed by it.
@@ -77,7 +78,7 @@ class Recurrent(RecurrentStack):
         cell = find(cell) if isinstance(cell, str) else cell
         if not isinstance(cell, Cell):
             raise InputError(f"cell is a {type(cell).__name__}, expected a cell or its name in the zoo")
-        widths = _state_sizes(cell, hidden_size)
+        widths, own = _state_sizes(cell, hidden_size)
         super().__init__(
             cell,
             input_size,
@@ -92,6 +93,7 @@ class Recurrent(RecurrentStack):
             batch_norm=batch_norm,
             device=device,
             dtype=dtype,
+            own_sizes=own,
             **regularisers,
         )
         self.bias = bias
@@ -164,20 +166,25 @@ class Recurrent(RecurrentStack):
         return f"{self.cell.name}, {super().extra_repr()}"
 
 
-def _state_sizes(cell: Cell, hidden_size: int | Mapping[str, int]) -> dict[str, int]:
+def _state_sizes(cell: Cell, hidden_size: int | Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """The widths of the states by name, and those of maps that have one of their own by symbol: as wide as
+    the first state where it is not said."""
+    own = cell.graph.own_widths
     if not isinstance(hidden_size, Mapping):
-        return dict.fromkeys(cell.states, hidden_size)
-    if hidden_size.keys() != set(cell.states):
+        return dict.fromkeys(cell.states, hidden_size), dict.fromkeys(own, hidden_size)
+    if hidden_size.keys() - {*own} != {*cell.states}:
+        besides = f"; widths of their own are {', '.join(own)}" if own else ""
         raise InputError(
-            f"hidden_size names {', '.join(hidden_size)}; the states are {', '.join(cell.states)}"
+            f"hidden_size names {', '.join(hidden_size)}; the states are {', '.join(cell.states)}{besides}"
         )
     by_symbol: dict[str, int] = {}
-    for name, size in hidden_size.items():
-        if by_symbol.setdefault(cell.graph.widths[name], size) != size:
+    for name in cell.states:
+        if by_symbol.setdefault(cell.graph.widths[name], hidden_size[name]) != hidden_size[name]:
             raise InputError(
                 f"the states of cell {cell.name!r} must be of one width, got {dict(hidden_size)}"
             )
-    return {name: hidden_size[name] for name in cell.states}
+    states = {name: hidden_size[name] for name in cell.states}
+    return states, {symbol: hidden_size.get(symbol, states[cell.states[0]]) for symbol in own}
 
 
 class _Gates(nn.Module):

@@ -57,6 +57,7 @@ class RecurrentStack(nn.Module):
         cell: the cell.
         regulariser: the cells that run in its place, and the probabilities of what is drawn.
         state_sizes: the width of each state by name.
+        own_sizes: that of maps with a width of their own, by its symbol.
         output_size: the width of the output, both directions together.
     """
 
@@ -76,6 +77,7 @@ class RecurrentStack(nn.Module):
         batch_norm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        own_sizes: Mapping[str, int] | None = None,
         **regularisers: Unpack[Regularisers],
     ) -> None:
         super().__init__()
@@ -83,7 +85,9 @@ class RecurrentStack(nn.Module):
             raise InputError(
                 f"a layer feeds a cell one input, but {cell.name!r} takes {cell.inputs or 'none'}"
             )
-        hidden = {f"hidden_size of {name}": size for name, size in state_sizes.items()}
+        self.own_sizes = dict(own_sizes or {})
+        sizes = {**state_sizes, **self.own_sizes}
+        hidden = {f"hidden_size of {name}": size for name, size in sizes.items()}
         check_sizes(input_size=input_size, num_layers=num_layers, **hidden)
         check_flags(batch_first=batch_first, bidirectional=bidirectional, batch_norm=batch_norm)
         check_probability("dropout", dropout)
@@ -128,8 +132,8 @@ class RecurrentStack(nn.Module):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The width symbols of the states, as in `cell.parameters`."""
-        return {self.cell.graph.widths[name]: size for name, size in self.state_sizes.items()}
+        """The width symbols of the states and of maps, as in `cell.parameters`."""
+        return {self.cell.graph.widths[n]: size for n, size in self.state_sizes.items()} | self.own_sizes
 
     @property
     def output_size(self) -> int:
@@ -408,8 +412,9 @@ class RecurrentStack(nn.Module):
         return None if self._parameters_tell and self.initial is None else self.initial_state(batch)
 
     def extra_repr(self) -> str:
-        sizes = set(self.state_sizes.values())
-        hidden = str(*sizes) if len(sizes) == 1 else str(self.state_sizes)
+        named = self.state_sizes | self.own_sizes
+        sizes = set(named.values())
+        hidden = str(*sizes) if len(sizes) == 1 else str(named)
         parts = [f"{self.input_size}, {hidden}"]
         parts += [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
         parts += [f"dropout={self.dropout}"] * bool(self.dropout)
