@@ -226,7 +226,10 @@ SPELLED = (
     "lstm(peepholes=matrix, forget_bias=1.5)",
     "lstm(coupled=true)",
     "lstm(projection=true, peepholes=vector)",
-    "gated(activation=softplus)",
+    "residual(products=two, activation=tanh)",
+    "highway(activation=maxout, carry_bias=1)",
+    "highway(activation=softplus, coupled=false)",
+    "rhn(layers=2, coupled=false)",
     "layer_norm_lstm(forget_bias=1, eps=0.01)",
 )
 

@@ -401,6 +401,11 @@ class Graph:
             found.update(zip(parameter.shape, shape, strict=True))
         return found
 
+    def reads(self, name: str) -> bool:
+        """Whether anything depends on an input."""
+        return any(self.nodes[arg].name == name for node in self.nodes for arg in node.args
+                   if self.nodes[arg].kind == "input")  # fmt: skip
+
     def uses_directly(self, name: str) -> bool:
         """Whether an input is a result or enters a pointwise operation itself, not only through a matrix."""
         return name in self._used_directly
@@ -439,8 +444,17 @@ class Graph:
         done = self.values(values, parameters)
         return tuple(done[k] for k in self.results)
 
-    def values(self, values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[Any]:
-        """The value of every node on tensors; see `run`."""
+    def values(
+        self,
+        values: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        behind: Callable[[Node, Tensor], Tensor] | None = None,
+    ) -> list[Any]:
+        """The value of every node on tensors; see `run`.
+
+        Args:
+            behind: `behind(node, value)`, what takes the place of the value of an affine map.
+        """
         done: list[Any] = []
         for node in self.nodes:
             args = [done[k] for k in node.args]
@@ -455,7 +469,8 @@ class Graph:
                 done.append(0.0 if absent else parameter_in(parameters, node.name))
             elif node.kind == "affine":
                 sources = dict(zip(node.sources, args, strict=True))
-                done.append(affine(parameters, node.name, sources, node.bias is not None))
+                value = affine(parameters, node.name, sources, node.bias is not None)
+                done.append(value if behind is None else behind(node, value))
             else:
                 done.append(OPERATIONS[node.kind].run(*args))
         return done

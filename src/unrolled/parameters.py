@@ -1,10 +1,22 @@
-"""Learned tensors by name."""
+"""Learned tensors by name: those that every step has in common, and those that each step has for itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from typing import Final
 
 from torch import Tensor
+
+EACH: Final = "each step: "
+"""Before a layout, as text: every step has its own."""
+
+
+def tensors_of(parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors that parameters are in."""
+    if isinstance(parameters, Stacked):
+        return [*parameters.tensors]
+    return [*(parameters.tensors if isinstance(parameters, Untied) else parameters).values()]
 
 
 class Stacked(Mapping[str, Tensor]):
@@ -51,3 +63,41 @@ class Stacked(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.parts)
+
+
+class Untied(Mapping[str, Tensor]):
+    """Parameters of which every step has its own, as the layers of a deep network have. By name one finds
+    those of the first step, which tell the shapes.
+
+    Attributes:
+        tensors: by name, each with the steps as its first axis.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @property
+    def layout(self) -> str:
+        """The names of the parameters in each tensor, as text: "each step: f.h|f.bias"."""
+        return EACH + "|".join(self.tensors)
+
+    def each(self) -> list[dict[str, Tensor]]:
+        """The parameters of every step."""
+        unbound = [value.unbind() for value in self.tensors.values()]
+        return [dict(zip(self.tensors, values, strict=True)) for values in zip(*unbound, strict=True)]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Untied:
+        """Those that `change` makes of the tensors."""
+        return Untied({name: change(value) for name, value in self.tensors.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name][0]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)

@@ -1,4 +1,5 @@
-"""Cells made of cells: normalisation, dropout, zoneout and nudges inside the step, as changes of its graph.
+"""Cells made of cells: normalisation, dropout, zoneout and nudges inside the step, as changes of its graph; and
+the step through depth, which has no input.
 
 Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.leaves.Leaves`
 says with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
@@ -177,6 +178,48 @@ def nudged(cell: Cell) -> Cell:
         return replace(copy.finish(), inputs=(*graph.inputs, *nudges))
 
     return _changed(cell, "nudges", changed)
+
+
+def without_input(cell: Cell) -> Cell:
+    """The cell through depth: its maps do not see the input, which nothing reads any more.
+
+        W_i x + W_i h + b_i  becomes  W_i h + b_i
+
+    Raises:
+        CellError: its equations use the input otherwise than in a map, or a map of it alone has no bias that
+            could stand in its place.
+    """
+
+    def changed(graph: Graph) -> Graph:
+        (x,) = (k for k, node in enumerate(graph.nodes) if node.kind == "input")
+        if graph.uses_directly(graph.inputs[0]):
+            raise CellError(
+                f"cell {cell.name!r} adds its input {graph.inputs[0]!r} to something: through depth it has none"
+            )
+        copy = _Copy(graph)
+        starts: dict[str, float | str] = {}
+        for k, node in enumerate(graph.nodes):
+            seen = [(s, a) for s, a in zip(node.sources, node.args, strict=False) if a != x]
+            if node.kind != "affine":
+                copy.at[k] = copy.add(replace(node, args=tuple(copy.at[a] for a in node.args)))
+            elif seen:
+                sources, args = zip(*seen, strict=True)
+                copy.at[k] = copy.add(replace(node, sources=sources, args=tuple(copy.at[a] for a in args)))
+            elif node.bias is None:
+                raise CellError(
+                    f"cell {cell.name!r}: through depth W.{node.name} sees nothing, and it has no bias"
+                )
+            else:
+                name = f"{node.name}.bias"
+                copy.at[k] = copy.add(Node("vector", name=name, width=node.width))
+                starts[name] = node.bias
+        return replace(copy.finish(), inits={**starts, **graph.inits})
+
+    if len(cell.inputs) != 1:
+        raise CellError(
+            f"cell {cell.name!r} has the inputs {', '.join(cell.inputs)}: through depth it has none"
+        )
+    return _changed(cell, "no input", changed)
 
 
 def recurrent_matrices(graph: Graph) -> tuple[str, ...]:

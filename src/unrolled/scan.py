@@ -7,7 +7,7 @@ forward mode and torch.jit. Under torch.compile and torch.export the kernels are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -23,7 +23,7 @@ from unrolled.compile.registered import recur_in_graph
 from unrolled.errors import BackendError, InputError, no_such_token
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves, leaves_of_step
-from unrolled.parameters import Stacked
+from unrolled.parameters import Untied, tensors_of
 from unrolled.rows import Rows
 from unrolled.tracing import transforms, watched
 
@@ -43,13 +43,13 @@ def scan(
     reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Apply a cell at every step of a sequence, with the same parameters.
+    """Apply a cell at every step of a sequence, with the same parameters, or with those of each step.
 
     Args:
         cell: a cell of one input, or of more, whose values are in `others`.
         x: (T, B, D) of floats, or (T, B) of token numbers, each standing for a one-hot vector of width D.
         state: the initial states by name, each (B, H); None for the cell's own.
-        parameters: the cell's learned tensors by name.
+        parameters: the cell's learned tensors by name; `Untied` where every step has its own.
         rows: sequences of different lengths. Where it has an order, x is a padded batch, and outputs are 0
             beyond the lengths; otherwise x holds their rows packed: (N, D), or tokens (N,), and the outputs
             are (N, H).
@@ -90,6 +90,9 @@ def scan(
             f"no parameter of cell {cell.name!r} says how wide its states are: give the initial states"
         )
     _check_leaves(cell, graph, leaves, x, rows)
+    untied = parameters if isinstance(parameters, Untied) else None
+    if untied is not None:
+        _check_untied(untied, x, rows)
     padded = rows is not None and rows.order is not None
     if rows is not None:
         rows.check(x)
@@ -106,8 +109,10 @@ def scan(
     plain, graph = graph, graph.returning(names) if names else graph
     idle = rows is not None and not (compiling or watched((x,))) and not rows.steps  # there is nothing to run
     if backend != "reference" and not idle and (rows is not None or x.numel() or not len(x)):
-        tensors = (x, *others.values(), *(state.values() if state else ()), *_learned(parameters))
+        tensors = (x, *others.values(), *(state.values() if state else ()), *tensors_of(parameters))
         reason = _cannot_compile(x, tensors)
+        if reason is None and untied is not None and graph.reads(name):
+            reason = "every step has its own parameters, and the cell reads an input"
         if reason is None:
             if compiling or watched(tensors):
                 state = state or plain.start(x.shape[1] if rows is None else rows.B, parameters)
@@ -121,7 +126,9 @@ def scan(
         state = state or graph.start(rows.B, parameters)
         sizes = graph.output_sizes(state, parameters)
         # Sums of no rows: what comes back from them are zeros.
-        none = torch.stack([t[:0].sum() for t in (*[x] * x.is_floating_point(), *_learned(parameters))]).sum()
+        none = torch.stack(
+            [t[:0].sum() for t in (*[x] * x.is_floating_point(), *tensors_of(parameters))]
+        ).sum()
         leading = x.shape[: 1 + padded]
         nothing = {key: none.expand(*leading, sizes[key]).clone() for key in names or (graph.output,)}
         return nothing if names else nothing[graph.output], dict(state)
@@ -136,12 +143,14 @@ def scan(
         leaves = leaves and leaves.packed(rows.index)
     of_leaves = leaves.on(graph, graph.sizes_with(state, parameters), like) if leaves else {}
     inputs = {name: x, **others}
+    of_step = None if untied is None else untied.each()
 
     def step(
-        at: Mapping[str, Tensor], first: int, end: int, now: Mapping[str, Tensor]
+        t: int, at: Mapping[str, Tensor], first: int, end: int, now: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         read = {**at, **now, **leaves_of_step(of_leaves, first, end)}
-        results = (cell if graph is plain else graph).run(read, parameters)
+        own = parameters if of_step is None else of_step[t]
+        results = (cell if graph is plain else graph).run(read, own)
         found = dict(zip((*graph.states, *graph.outputs), results, strict=True))
         return {key: found[key] for key in graph.states}, [found[key] for key in wanted]
 
@@ -150,14 +159,14 @@ def scan(
         def some_rows(
             t: int, first: int, end: int, now: Mapping[str, Tensor]
         ) -> tuple[dict[str, Tensor], list[Tensor]]:
-            return step({key: value[first:end] for key, value in inputs.items()}, first, end, now)
+            return step(t, {key: value[first:end] for key, value in inputs.items()}, first, end, now)
 
         steps, state = rows.walk(state, reverse, some_rows)
     else:
         steps, B = [], x.shape[1]
         each = [*enumerate(zip(*(value.unbind() for value in inputs.values()), strict=True))]
         for t, at in reversed(each) if reverse else each:
-            state, values = step(dict(zip(inputs, at, strict=True)), t * B, (t + 1) * B, state)
+            state, values = step(t, dict(zip(inputs, at, strict=True)), t * B, (t + 1) * B, state)
             steps.append(values)
         steps = steps[::-1] if reverse else steps
     join = torch.stack if rows is None else torch.cat
@@ -218,8 +227,12 @@ def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor], tokens: bo
     return "torch computes a part of it before the loop" if loop_of(graph, dtype).given else None
 
 
-def _learned(parameters: Mapping[str, Tensor]) -> Iterable[Tensor]:
-    return parameters.tensors if isinstance(parameters, Stacked) else parameters.values()
+def _check_untied(parameters: Untied, x: Tensor, rows: Rows | None) -> None:
+    if rows is not None:
+        raise InputError("steps that have their own parameters are those of whole batches, all of one length")
+    if odd := [name for name, value in parameters.tensors.items() if value.shape[0] != x.shape[0]]:
+        count = parameters.tensors[odd[0]].shape[0]
+        raise InputError(f"parameter {odd[0]!r} is that of {count} steps, but there are {x.shape[0]}")
 
 
 def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:

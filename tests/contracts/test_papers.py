@@ -42,7 +42,7 @@ def rnn_softplus(x, M, p, h):
 
 
 def rnn_maxout(x, M, p, h):
-    return {"h": np.max([M("a", x=x, h=h), M("b", x=x, h=h)], axis=0)}
+    return {"h": np.max([M("h1", x=x, h=h), M("h2", x=x, h=h)], axis=0)}
 
 
 def indrnn(x, M, p, h):
@@ -142,9 +142,32 @@ def mut3(x, M, p, h):
     return {"h": np.tanh(M("n", x=x, h=r * h)) * z + h * (1 - z)}
 
 
-def gated(x, M, p, h):
+def highway(x, M, p, h):
     b = sigma(M("b", x=x, h=h))
     return {"h": np.tanh(M("n", x=x, h=h)) * b + h * (1 - b)}
+
+
+def highway_uncoupled(x, M, p, h):
+    T, C = sigma(M("b", x=x, h=h)), sigma(M("c", x=x, h=h))
+    return {"h": np.maximum(M("n", x=x, h=h), 0) * T + h * C}
+
+
+def residual(x, M, p, h):
+    return {"h": np.maximum(M("f", x=x, h=h), 0) + h}
+
+
+def residual_of_two(x, M, p, h):
+    return {"h": M("g", f=np.tanh(M("f", x=x, h=h))) + h}
+
+
+def rhn(x, M, p, h):
+    """Equations 7 to 9 of Zilly et al., three layers deep."""
+    s = h
+    for layer in "123":
+        seen = {"x": x, "h": s} if layer == "1" else {"h": s}
+        t = sigma(M(f"b{layer}", **seen))
+        s = np.tanh(M(f"n{layer}", **seen)) * t + s * (1 - t)
+    return {"h": s}
 
 
 def mgu(x, M, p, h):
@@ -195,7 +218,11 @@ PAPERS = {
     "mut1": mut1,
     "mut2": mut2,
     "mut3": mut3,
-    "gated": gated,
+    "highway": highway,
+    "highway(activation=relu, coupled=false, carry_bias=1.5)": highway_uncoupled,
+    "residual": residual,
+    "residual(activation=tanh, products=two)": residual_of_two,
+    "rhn": rhn,
     "mgu": mgu,
     "layer_norm_rnn": layer_norm_rnn,
     "layer_norm_lstm": layer_norm_lstm(),
@@ -251,7 +278,7 @@ def test_gains_start_at_one_and_biases_where_the_cell_says():
 
 BIASES = {
     "rnn": ["h"],
-    "rnn(activation=maxout)": ["a", "b"],
+    "rnn(activation=maxout)": ["h1", "h2"],
     "lstm": ["f", "i", "g", "o"],
     "lstm(projection=true)": ["f", "i", "g", "o"],
     "lstm_cifg": ["f", "g", "o"],

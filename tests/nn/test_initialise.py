@@ -188,8 +188,8 @@ def test_the_irnn_starts_as_the_identity_and_keeps_its_state():
 
 def test_the_identity_option_reaches_both_pieces_of_a_maxout():
     found = values(Recurrent(rnn.with_options(activation="maxout", identity=True), 3, 4))
-    assert torch.equal(found["a.h"], torch.eye(4))
-    assert torch.equal(found["b.h"], torch.eye(4))
+    assert torch.equal(found["h1.h"], torch.eye(4))
+    assert torch.equal(found["h2.h"], torch.eye(4))
 
 
 def test_a_cell_may_ask_for_any_initialiser():
@@ -241,7 +241,7 @@ CHRONO = {
     "gru_cho": ("z", None),
     "gru_chung": (None, "z"),
     "mgu": (None, "f"),
-    "gated": (None, "b"),
+    "highway": (None, "b"),
     "mut1": (None, "z"),
     "mut2": (None, "z"),
     "mut3": (None, "z"),

@@ -8,21 +8,23 @@ from typing import Final
 
 from unrolled.cell import EquationCell
 from unrolled.cells.find import find as _find
-from unrolled.cells.gru import gated, gru, gru_cho, gru_chung, mgu
+from unrolled.cells.gru import gru, gru_cho, gru_chung, mgu
 from unrolled.cells.layer_norm import layer_norm_lstm, layer_norm_rnn
 from unrolled.cells.lstm import lstm, lstm_fgr
 from unrolled.cells.mut import mut1, mut2, mut3
+from unrolled.cells.residual import highway, residual, rhn
 from unrolled.cells.rnn import indrnn, rnn
 
 CELLS: Final[dict[str, EquationCell]] = {
     cell.base_name: cell
     for cell in (
-        rnn, indrnn, lstm, lstm_fgr, gru, gru_cho, gru_chung, mut1, mut2, mut3, mgu, gated,
-        layer_norm_rnn, layer_norm_lstm,
+        rnn, indrnn, lstm, lstm_fgr, gru, gru_cho, gru_chung, mut1, mut2, mut3, mgu,
+        highway, residual, rhn, layer_norm_rnn, layer_norm_lstm,
     )
 }  # fmt: skip
 
 VARIANTS: Final[dict[str, str]] = {
+    "gated": "highway",
     "irnn": "rnn(activation=relu, identity=true)",
     "lstm_peephole": "lstm(peepholes=vector)",
     "lstm_cifg": "lstm(peepholes=vector, coupled=true)",
@@ -44,6 +46,6 @@ def find(text: str) -> EquationCell:
 
 
 __all__ = [
-    "CELLS", "VARIANTS", "find", "gated", "gru", "gru_cho", "gru_chung", "indrnn", "layer_norm_lstm",
-    "layer_norm_rnn", "lstm", "lstm_fgr", "mgu", "mut1", "mut2", "mut3", "rnn",
+    "CELLS", "VARIANTS", "find", "gru", "gru_cho", "gru_chung", "highway", "indrnn",
+    "layer_norm_lstm", "layer_norm_rnn", "lstm", "lstm_fgr", "mgu", "mut1", "mut2", "mut3", "residual", "rhn", "rnn",
 ]  # fmt: skip

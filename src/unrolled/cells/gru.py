@@ -5,12 +5,9 @@ Three published orders of the GRU exist. `gru` resets after the recurrent produc
 which takes two. In `gru` and `gru_cho` z keeps the old state; in `gru_chung` it takes the new one.
 """
 
-from typing import Literal
-
 from torch import sigmoid, tanh
 
 from unrolled.cell import cell
-from unrolled.cells.rnn import POINTWISE
 
 
 @cell(states="h")
@@ -74,19 +71,3 @@ def mgu(x, h, W):
     f = sigmoid(W.f(x, h))
     n = tanh(W.n(x, h=f * h))
     return (1 - f) * h + f * n
-
-
-@cell(states="h")
-def gated(x, h, W, *, activation: Literal["tanh", "relu", "sigmoid", "softplus"] = "tanh"):
-    """Minimal gated recurrence: a highway layer through time.
-
-        n = tanh(W_n [x, h]),  b = σ(W_b [x, h])
-        h ← n ⊙ b + h ⊙ (1 − b)
-
-    A GRU without reset.
-
-    Source: Srivastava, Greff & Schmidhuber 2015, arXiv:1505.00387.
-    """
-    n = POINTWISE[activation](W.n(x, h))
-    b = sigmoid(W.b(x, h))
-    return n * b + h * (1 - b)

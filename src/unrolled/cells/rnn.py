@@ -4,7 +4,7 @@ W [x, h] in a docstring stands for one matrix for each argument and a bias. With
 (Goodfellow et al. 2013, arXiv:1302.4389) the two pieces have weights of their own.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import maximum, relu, sigmoid, tanh
 from torch.nn.functional import softplus
@@ -14,6 +14,13 @@ from unrolled.cell import cell
 POINTWISE = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid, "softplus": softplus}
 
 Activation = Literal["tanh", "relu", "sigmoid", "softplus", "maxout"]
+
+
+def activated(activation: Activation, W: Any, name: str, *values: Any, **options: Any) -> Any:
+    """f(W_name [values]); with maxout the larger of two such maps, `name1` and `name2`."""
+    if activation == "maxout":
+        return maximum(W[f"{name}1"](*values, **options), W[f"{name}2"](*values, **options))
+    return POINTWISE[activation](W[name](*values, **options))
 
 
 @cell(states="h")
@@ -27,10 +34,7 @@ def rnn(x, h, W, *, activation: Activation = "tanh", identity: bool = False):
 
     Source: Elman 1990, doi:10.1207/s15516709cog1402_1; Le, Jaitly & Hinton 2015, arXiv:1504.00941.
     """
-    init = {"h": "identity"} if identity else {}
-    if activation == "maxout":
-        return maximum(W.a(x, h, init=init), W.b(x, h, init=init))
-    return POINTWISE[activation](W.h(x, h, init=init))
+    return activated(activation, W, "h", x, h, init={"h": "identity"} if identity else {})
 
 
 @cell(states="h")

@@ -97,6 +97,10 @@ class Job(Emitter):
         first = self.first_row("%begin")
         return first, self.integer_of("sub", self.first_row("%end"), first)
 
+    def of_step(self, parameter: str) -> str:
+        """A parameter of this step, from that of the first one: `apart` is how far each is from the next."""
+        return self.at(parameter, self.integer_of("mul", "%begin", self.word("apart")))
+
     def if_whole(self, name: str, first: str) -> str:
         """The first row of the chunk in a place of all steps; 0 in one of the chunk's."""
         return self.choose(self.emit(f"icmp ne i64 {self.word(name)}, 0"), first, "0", "i64")
@@ -234,9 +238,17 @@ def _copy_row(e: Job, source: str, to: str, width: str) -> None:
     e.loop("0", e.vectors(width), "1", one)
 
 
+@job("source", "apart", "to", "width")
+def copy(e: Job) -> None:
+    """A learned vector of this step to a place that all steps have."""
+    source, to, width = e.of_step(e.pointer("source")), e.pointer("to"), e.word("width")
+    alone = e.emit("icmp eq i64 %worker, 0")
+    e.branch(alone, lambda: _copy_row(e, source, to, width))
+
+
 @job(
-    "weights", "unit step", "element step", "units", "elements", "padded", "first", "panels", "vectors",
-    "to", "panel", "step", "column", "rest", "rest panel", "rest step", "rest column", "add",
+    "weights", "apart", "unit step", "element step", "units", "elements", "padded", "first", "panels",
+    "vectors", "to", "panel", "step", "column", "rest", "rest panel", "rest step", "rest column", "add",
 )  # fmt: skip
 def pack(e: Job) -> None:
     """A matrix into panels, as vectors `first`, `first` + 1, ... of their units.
@@ -246,7 +258,11 @@ def pack(e: Job) -> None:
     `rest column`. Elements past the last, up to `padded`, and units past the last are 0. With `add`, it is
     added to what is there.
     """
-    weights, unit_step, element_step = e.pointer("weights"), e.word("unit step"), e.word("element step")
+    weights, unit_step, element_step = (
+        e.of_step(e.pointer("weights")),
+        e.word("unit step"),
+        e.word("element step"),
+    )
     units, elements, padded = e.word("units"), e.word("elements"), e.word("padded")
     to, rest, vectors = e.pointer("to"), e.pointer("rest"), e.word("vectors")
     whole = e.integer_of("mul", e.word("panels"), vectors)
@@ -485,10 +501,10 @@ def turn(e: Job) -> None:
     e.loop(first, end, "1", column)
 
 
-@job("sums", "part", "parts", "to", "width", "again")
+@job("sums", "part", "parts", "to", "apart", "width", "again")
 def gather_sums(e: Job) -> None:
     """Add up what each worker summed: `parts` rows, `part` elements apart; with `again` to what is there."""
-    sums, part, to, width = e.pointer("sums"), e.word("part"), e.pointer("to"), e.word("width")
+    sums, part, to, width = e.pointer("sums"), e.word("part"), e.of_step(e.pointer("to")), e.word("width")
     first, end = e.share(e.vectors(width))
 
     def one(v: str, _: list[str]) -> list[str]:

@@ -38,8 +38,8 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
         _hand_out(plan, {f"y {name}": widths[f"y {name}"] for name in loop.handed_on})
     for name in loop.graph.states:
         _copy_ends(plan, f"new {name}", f"start {name}", f"end {name}", plan.width(loop.graph.widths[name]))
-    plan.meet("begin")
-    plan.meet("before")
+    for when in ("begin", "before"):
+        plan.meet(when)
     plan.finish()
     return plan
 
@@ -196,12 +196,12 @@ def backward_plan(loop: Loop, forward: Plan, adding: bool = False) -> Plan:
         width = loop.padded(plan.width(loop.width_of[name]))
         at = plan.take("work", plan.workers * 2 * width)
         plan.word(f"sum {name}", at)
-        plan.job("begin", "clear", to=at, count=plan.workers * 2 * width)
+        plan.job(plan.on_parameters, "clear", to=at, count=plan.workers * 2 * width)
         if sizes.needs_parameters:
-            to = plan.parameter(name, gradient=True)
+            to, apart = plan.parameter(name, gradient=True), plan.apart(name)
             units = plan.width(loop.width_of[name])
-            plan.job("end", "gather_sums", sums=at, part=2 * width, parts=plan.workers, to=to, width=units,
-                     again=int(adding))  # fmt: skip
+            plan.job("after" if apart else "end", "gather_sums", sums=at, part=2 * width, parts=plan.workers,
+                     to=to, apart=apart, width=units, again=int(adding))  # fmt: skip
     plan.rest()
     if sizes.needs_x and loop.projected:
         weights, panels, rest = plan.side_by_side(transposed=True)
@@ -218,8 +218,8 @@ def backward_plan(loop: Loop, forward: Plan, adding: bool = False) -> Plan:
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         _copy_ends(plan, f"next {name}", f"d_end {name}", f"d_start {name}", width)
-    plan.meet("begin")
-    plan.meet("after")
+    for when in ("begin", "before", "after"):
+        plan.meet(when)
     plan.finish()
     return plan
 
@@ -307,6 +307,7 @@ def _matrix_gradients(plan: Plan, columns: int, row: int, adding: bool) -> None:
                 "left": At(left.tensor, left.element + column * capacity),
                 "units": plan.width(loop.width_of[name]),
                 "to": plan.parameter(name, gradient=True),
+                "apart": plan.apart(name),
             }
         )
 

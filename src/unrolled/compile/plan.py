@@ -43,6 +43,7 @@ class Sizes:
     tokens: whether the input is token numbers.
     steps: room for the steps of all sequences together; None where each has T.
     padded: whether tensors are a padded batch's, which comes and goes as packed rows.
+    untied: of how many tensors of parameters every step has its own, the first ones.
     """
 
     T: int
@@ -56,6 +57,7 @@ class Sizes:
     needs_parameters: bool
     steps: int | None = None
     padded: bool = False
+    untied: int = 0
 
     @property
     def ragged(self) -> bool:
@@ -99,6 +101,8 @@ class Plan:
         if not by_units:
             self.workers = min(self.workers, B)
         chunk = CHUNK if sizes.ragged else -(-T // max(round(sizes.rows / CHUNK), 1)) * B  # about the same
+        if sizes.untied:
+            chunk = B  # the parameters of one step
         self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else chunk)
         self._words: list[int] = [0] * (FIRST + len(compiled.kernel.words))
         self._addresses: dict[int, At] = {}
@@ -205,8 +209,20 @@ class Plan:
             self._lists[when].append(("meet", {}))
 
     def parameter(self, name: str, gradient: bool = False) -> At:
+        """Where a parameter is; of those that every step has, the first."""
         tensor, element = self.sizes.parts[name]
         return At(f"{'d_' if gradient else ''}parameter {tensor}", element)
+
+    def apart(self, name: str) -> int:
+        """How far behind a parameter of a step that of the next is: 0 where all steps have one."""
+        shape = self.loop.graph.parameters[name].shape
+        own = self.sizes.parts[name][0] < self.sizes.untied
+        return math.prod(map(self.width, shape)) if own else 0
+
+    @property
+    def on_parameters(self) -> str:
+        """The list of the jobs that read parameters: once, or before every step."""
+        return "before" if self.sizes.untied else "begin"
 
     # Weights
 
@@ -247,7 +263,8 @@ class Plan:
     ) -> None:
         columns = units if transposed else elements
         self.job(
-            "begin", "pack", weights=self.parameter(matrix), unit_step=1 if transposed else columns,
+            self.on_parameters, "pack", weights=self.parameter(matrix), apart=self.apart(matrix),
+            unit_step=1 if transposed else columns,
             element_step=columns if transposed else 1, units=units, elements=elements, padded=padded, **words,
         )  # fmt: skip
 
@@ -304,9 +321,14 @@ class Plan:
         return sum(self.loop.padded(self.width(self.loop.whole.nodes[k].width)) for k in self.loop.projected)
 
     def vectors_of_step(self) -> None:
-        for name in self.compiled.kernel.words:
-            if name.startswith("vector "):
-                self.word(name, self.parameter(name.removeprefix("vector ")))
+        for word in self.compiled.kernel.words:
+            if word.startswith("vector "):
+                name = word.removeprefix("vector ")
+                at, apart = self.parameter(name), self.apart(name)
+                if apart:
+                    source, at = at, self.take("work", self.loop.padded(apart))
+                    self.job("before", "copy", source=source, apart=apart, to=at, width=apart)
+                self.word(word, at)
 
     # Running
 

@@ -77,22 +77,23 @@ def _panel(e: Job, panel: str, whole: str) -> tuple[str, str]:
     return e.choose(is_whole, wide, beyond, "i64"), is_whole
 
 
-@job("left", "units", "right", "panels", "rest panels", "width", "capacity", "to", "to row",
+@job("left", "units", "right", "panels", "rest panels", "width", "capacity", "to", "apart", "to row",
       "again")  # fmt: skip
 def sum_products(e: Job) -> None:
     """The gradient of a matrix: to[u, k] is the sum over rows of left[row, u] * right[row, k].
 
-    `left` is in panels of one vector, `right` in wide ones. The first chunk writes, later ones add; with
-    `again` all add.
+    `left` is in panels of one vector, `right` in wide ones. The first chunk writes, later ones add, unless
+    every step has a matrix of its own, and so each chunk; with `again` all add.
     """
     _, count = e.rows_of_chunk()
-    left, right, to = e.pointer("left"), e.pointer("right"), e.pointer("to")
+    left, right, to = e.pointer("left"), e.pointer("right"), e.of_step(e.pointer("to"))
     units, width, to_row = e.word("units"), e.word("width"), e.word("to row")
     panels, capacity = e.word("panels"), e.word("capacity")
     backwards = e.emit(f"icmp ne i64 {e.header('reversed')}, 0")
     at_start = e.emit("icmp eq i64 %begin, 0")
     at_end = e.emit(f"icmp eq i64 %end, {e.header('T')}")
-    is_first = e.choose(backwards, at_end, at_start, "i1")
+    own = e.emit(f"icmp ne i64 {e.word('apart')}, 0")
+    is_first = e.choose(own, "true", e.choose(backwards, at_end, at_start, "i1"), "i1")
     add = e.choose(is_first, e.word("again"), "1", "i64")
     groups = e.vectors(units)
     first, end = _items(e, panels, groups)

@@ -21,7 +21,7 @@ from unrolled.compile.step import run_to
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves, leaves_of_step
-from unrolled.parameters import Stacked
+from unrolled.parameters import Stacked, Untied
 from unrolled.rows import Rows, States
 
 PLANS = 256
@@ -82,7 +82,7 @@ class Prepared:
         for name, (k, _) in self.sizes.parts.items():
             if name in found:
                 shape = [self.sizes.widths[s] for s in loop.graph.parameters[name].shape]
-                written[f"parameter {k}"] += math.prod(shape)
+                written[f"parameter {k}"] += math.prod(shape) * (self.sizes.T if self.sizes.untied else 1)
         tensors = (name for name in self.shapes if name.startswith("parameter "))
         idle |= {name for name in tensors if written[name] != math.prod(self.shapes[name])}
         return frozenset(idle)
@@ -253,11 +253,15 @@ def again(
         if padded is not None:
             for name in (n for n in prepared.names if not n.startswith("parameter ")):
                 tensors[name] = (padded.sort if name.startswith("start ") else padded.pack)(tensors[name])
-        parameters = {}
+        parameters, own = {}, {}
         for name, (k, begin) in prepared.sizes.parts.items():
             shape = [prepared.sizes.widths[s] for s in loop.graph.parameters[name].shape]
+            if k < prepared.sizes.untied:
+                own[name] = tensors[f"parameter {k}"]
+                continue
             flat = tensors[f"parameter {k}"].flatten()
             parameters[name] = flat.narrow(0, begin, math.prod(shape)).view(shape)
+        each = Untied(own).each() if own else None
         x = tensors["x"]
         before = {}
         for k in loop.projected:
@@ -272,7 +276,7 @@ def again(
         def step(t: int, first: int, end: int, now: States) -> tuple[States, list[Tensor]]:
             read = {**now, **{f"before {k}": value[first:end] for k, value in before.items()}}
             read |= leaves_of_step(of_leaves, first, end)
-            done = loop.step.run(read, parameters)
+            done = loop.step.run(read, parameters if each is None else parameters | each[t])
             results = loop.step.results
             return {name: done[results[name]] for name in now}, [done[results[k]] for k in loop.handed_on]
 
@@ -308,6 +312,10 @@ def recur(
         loop = loop_of(graph, parameters.tensors[0].dtype, handed_on)
         tensors = list(parameters.tensors)
         names: object = id(parameters.parts)
+    elif isinstance(parameters, Untied):
+        loop = loop_of(graph, next(iter(parameters.tensors.values())).dtype, handed_on)
+        tensors = [parameters.tensors[name] for name in loop.parameters if name in parameters]
+        names = "untied", *(name for name in loop.parameters if name in parameters)
     else:
         loop = loop_of(graph, next(iter((state or parameters).values())).dtype, handed_on)
         tensors = [parameters[name] for name in loop.parameters if name in parameters]
@@ -403,6 +411,7 @@ def prepare(
     widths = _widths(graph, x, B, state, parameters)
     parts: dict[str, tuple[int, int]] = {}
     tensors: list[Tensor] = []
+    untied = isinstance(parameters, Untied)
     if isinstance(parameters, Stacked):
         tensors = list(parameters.tensors)
         for name, (k, first, _) in parameters.parts.items():
@@ -411,7 +420,9 @@ def prepare(
         for name in loop.parameters:
             if name in parameters:
                 parts[name] = len(tensors), 0
-                tensors.append(parameters[name])
+                tensors.append(
+                    parameters.tensors[name] if isinstance(parameters, Untied) else parameters[name]
+                )
     shapes: dict[str, tuple[int, ...]] = {}
     if x.is_floating_point():
         shapes["x"] = tuple(x.shape)
@@ -429,6 +440,7 @@ def prepare(
         T, B, widths, {name: parts[name] for name in loop.parameters}, not x.is_floating_point(), reverse,
         torch.get_num_threads(), needs_x, learning,
         None if rows is None else rows.room, rows is not None and rows.order is not None,
+        len(tensors) if untied else 0,
     )  # fmt: skip
     prepared = Prepared(loop, sizes, shapes)
     prepared.parts = parameters.parts if isinstance(parameters, Stacked) else None

@@ -32,7 +32,7 @@ from unrolled.compile.recurrence import (
 from unrolled.errors import BackendError, InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves
-from unrolled.parameters import Stacked
+from unrolled.parameters import EACH, Stacked, Untied, tensors_of
 from unrolled.rows import Rows, check_steps, room
 from unrolled.tracing import constant
 
@@ -70,16 +70,21 @@ def recur_in_graph(
     """What `recurrence.recur` does for `graph.returning(handed_on)`, as a call of the operator; torch.compile
     traces this."""
     states = [state[name] for name in graph.states]
-    stacked = parameters if isinstance(parameters, Stacked) and parameters.layout is not None else None
-    stacked = stacked or Stacked.of(graph.parameters, parameters)
-    tensors = list(stacked.tensors)
+    laid_out: Stacked | Untied
+    if isinstance(parameters, Untied):
+        laid_out = Untied({name: parameters.tensors[name] for name in graph.parameters if name in parameters})
+    elif isinstance(parameters, Stacked) and parameters.layout is not None:
+        laid_out = parameters
+    else:
+        laid_out = Stacked.of(graph.parameters, parameters)
+    tensors = tensors_of(laid_out)
     names = " ".join(handed_on)
     key = graph.key_returning(handed_on)
     loop = _loop(key, names, states[0].dtype)
     x, before = inputs_of(loop, x, parameters, rows, others)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *before, *states, *tensors))
     results = torch.ops.unrolled.recurrence(
-        SOURCE, key, names, stacked.layout, reverse, save, x, before, states, tensors,
+        SOURCE, key, names, laid_out.layout, reverse, save, x, before, states, tensors,
         [] if rows is None else [rows.lengths, rows.offsets, *[rows.order] * (rows.order is not None)],
         [] if leaves is None else list(leaves.tensors.values()),
     )  # fmt: skip
@@ -97,6 +102,13 @@ def _graph(key: str) -> Graph:
     if (reason := host_cannot()) is not None:
         raise BackendError(f"unrolled::recurrence cannot run: {reason}; layers with backend='reference' can")
     return Graph.from_key(key)
+
+
+def _laid_out(layout: str, tensors: Sequence[Tensor]) -> Stacked | Untied:
+    """The parameters in these tensors."""
+    if layout.startswith(EACH):
+        return Untied(dict(zip(layout.removeprefix(EACH).split("|"), tensors, strict=True)))
+    return Stacked(tuple(tensors), _parts(layout, tuple(t.shape[0] for t in tensors)))
 
 
 @lru_cache
@@ -125,9 +137,9 @@ def _prepared(
     given = [x, *before, *states, *parameters]
     if odd := [t.dtype for t in given if t.dtype != loop.dtype and (t is not x or x.is_floating_point())]:
         raise InputError(f"a graph was made for tensors of one dtype, but has {loop.dtype} and {odd[0]}")
-    stacked = Stacked(tuple(parameters), _parts(layout, tuple(t.shape[0] for t in parameters)))
     state = dict(zip(loop.graph.states, states, strict=True))
-    prepared = prepared_for(loop, x, state, parameters, stacked, layout, rows, reverse, needs)
+    laid_out = _laid_out(layout, parameters)
+    prepared = prepared_for(loop, x, state, parameters, laid_out, layout, rows, reverse, needs)
     return prepared, prepared.complete([in_memory(t) for t in given]), rows, leaves
 
 
@@ -174,9 +186,10 @@ def _widths(graph: Graph, layout: str, tensors: Tensors) -> dict[str, int]:
     found = {graph.widths[name]: state.shape[1] for name, state in zip(graph.states, states, strict=True)}
     if x.is_floating_point():
         found.setdefault(graph.widths[graph.inputs[0]], x.shape[-1])
-    for text, tensor in zip(layout.split("|"), parameters, strict=False):
+    untied = layout.startswith(EACH)
+    for text, tensor in zip(layout.removeprefix(EACH).split("|"), parameters, strict=False):
         names = text.split()
-        sizes = tensor.shape[0] // len(names), *tensor.shape[1:]
+        sizes = tensor.shape[1:] if untied else (tensor.shape[0] // len(names), *tensor.shape[1:])
         for symbol, size in zip(graph.parameters[names[0]].shape, sizes, strict=True):
             found.setdefault(symbol, size)
     return found

@@ -21,8 +21,9 @@ from unrolled.cell import Cell
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves
+from unrolled.nn.deep import Deep
 from unrolled.nn.stack import RecurrentStack
-from unrolled.nn.watch import watched
+from unrolled.nn.watch import Watchable, watched
 from unrolled.parameters import Stacked
 from unrolled.rewrite import NUDGE, nudged
 from unrolled.rows import Rows
@@ -271,12 +272,12 @@ class _Recorder:
     """Runs scans with nudges, and keeps what there is to see."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {id(m): name for name, m in model.named_modules() if isinstance(m, RecurrentStack)}
+        self.names = {id(m): name for name, m in model.named_modules() if isinstance(m, RecurrentStack | Deep)}
         self.scans: list[_Scan] = []
 
     def __call__(
         self,
-        stack: RecurrentStack,
+        stack: Watchable,
         place: int,
         cell: Cell,
         x: Tensor,
@@ -343,10 +344,10 @@ def record(model: nn.Module, batch: Any, losses: Losses | None = None) -> Record
     Raises:
         InputError: there is no recurrent layer, or nothing says what the loss is.
     """
-    if not any(isinstance(module, RecurrentStack) for module in model.modules()):
+    if not any(isinstance(module, RecurrentStack | Deep) for module in model.modules()):
         raise InputError(
-            f"{type(model).__name__} has no recurrent layer of unrolled's: use unrolled.LSTM, GRU, RNN or "
-            "Recurrent in it, or unrolled.convert.from_torch for one of torch's"
+            f"{type(model).__name__} has no recurrent layer of unrolled's: use unrolled.LSTM, GRU, RNN, "
+            "Recurrent or nn.Deep in it, or unrolled.convert.from_torch for one of torch's"
         )
     recorder = _Recorder(model)
     # What nobody has compiled runs eagerly anyway, and torch's compiler takes two seconds to import.

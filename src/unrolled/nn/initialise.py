@@ -91,7 +91,7 @@ GATES: Final[dict[str, tuple[str | None, str | None]]] = {
     "gru_cho": ("z", None),
     "gru_chung": (None, "z"),
     "mgu": (None, "f"),
-    "gated": (None, "b"),
+    "highway": (None, "b"),
     "mut1": (None, "z"),
     "mut2": (None, "z"),
     "mut3": (None, "z"),
@@ -128,7 +128,7 @@ def chrono_(
                 f"known are those of {', '.join(GATES)}"
             )
         keep, write = GATES[name]
-        if ("coupled", True) in getattr(layer.cell, "options", {}).items():
+        if keep and ("coupled", True) in getattr(layer.cell, "options", {}).items():
             write = None
     for suffix in layer.suffixes:
         biases = {gate: layer.biases_of(suffix, gate) for gate in (keep, write) if gate}

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.errors import InputError
+from unrolled.nn.gates import by_gate
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
 from unrolled.nn.masks import Masks, Regularisers
 from unrolled.nn.stack import Options, RecurrentStack
@@ -108,7 +109,7 @@ class Recurrent(RecurrentStack):
                 for name, p in graph.parameters.items()
                 if bias or not name.endswith(".bias")
             }
-            self.add_module(suffix, _by_gate(tensors))
+            self.add_module(suffix, by_gate(tensors))
             self._places[suffix] = [
                 (name, self.get_submodule(".".join((suffix, *path))), last)
                 for name, (*path, last) in ((name, name.split(".")) for name in tensors)
@@ -185,24 +186,3 @@ def _state_sizes(cell: Cell, hidden_size: int | Mapping[str, int]) -> tuple[dict
             )
     states = {name: hidden_size[name] for name in cell.states}
     return states, {symbol: hidden_size.get(symbol, states[cell.states[0]]) for symbol in own}
-
-
-class _Gates(nn.Module):
-    """The parameters of one layer and direction."""
-
-    def __repr__(self) -> str:
-        return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.named_parameters())
-
-
-def _by_gate(tensors: Mapping[str, nn.Parameter]) -> nn.Module:
-    """A module whose parameter names are `gate.source`, or a learned vector's own."""
-    module = _Gates()
-    for name, tensor in tensors.items():
-        gate, _, source = name.partition(".")
-        if source:
-            if gate not in dict(module.named_children()):
-                module.add_module(gate, nn.Module())
-            module.get_submodule(gate).register_parameter(source, tensor)
-        else:
-            module.register_parameter(gate, tensor)
-    return module

@@ -14,7 +14,7 @@ from unrolled.errors import BudgetError, InputError
 from unrolled.leaves import Leaves
 from unrolled.nn.masks import Batch, Masks, Regulariser
 from unrolled.nn.watch import watcher
-from unrolled.parameters import Stacked
+from unrolled.parameters import Stacked, Untied, tensors_of
 from unrolled.rows import Rows
 from unrolled.scan import scan
 from unrolled.unroll.outputs import in_chunks
@@ -42,15 +42,12 @@ def policy_of(bptt: object) -> Truncated | Checkpointed | None:
     return policy
 
 
-def tensors_of(parameters: Parameters) -> list[Tensor]:
-    """The tensors that parameters are in."""
-    return list(parameters.tensors if isinstance(parameters, Stacked) else parameters.values())
-
-
 def with_tensors(parameters: Parameters, tensors: Sequence[Tensor]) -> Parameters:
     """The same parameters in other tensors."""
     if isinstance(parameters, Stacked):
         return Stacked(tuple(tensors), parameters.parts)
+    if isinstance(parameters, Untied):
+        return Untied(dict(zip(parameters, tensors, strict=True)))
     return dict(zip(parameters, tensors, strict=True))
 
 
@@ -84,20 +81,20 @@ def layers_in_chunks(
     names: dict[str, int] = {}
 
     def chunk(
-        first: int, end: int, x: Tensor, whole: Sequence[Tensor], state: Any
+        first: int, end: int, own: Sequence[Tensor], whole: Sequence[Tensor], state: Any
     ) -> tuple[list[Tensor], Any]:
         here = part_of(batch, first, end)
         carried, masks = state
         drawing = regulariser.drawing(masks, training, here)
-        own = [with_tensors(p, t) for p, t in zip(parameters, _split(whole, counts), strict=True)]
-        y, after, values = layers(x, carried, here.rows, drawing, own)
+        learned = [with_tensors(p, t) for p, t in zip(parameters, _split(whole, counts), strict=True)]
+        y, after, values = layers(own[0], carried, here.rows, drawing, learned)
         if masks is not None and drawing is not None:
             drawing.finish()
         names.update((name, len(found)) for name, found in values.items())
         return [y, *(value for found in values.values() for value in found)], (after, masks)
 
     whole = [t for each in parameters for t in tensors_of(each)]
-    (y, *rest), (end, after) = in_chunks(chunk, x, whole, (dict(given), masks), policy)
+    (y, *rest), (end, after) = in_chunks(chunk, [x], whole, (dict(given), masks), policy)
     if masks is not None:
         masks.step, masks.sequences = after.step, after.sequences
     return y, end, dict(zip(names, _split(rest, [*names.values()]), strict=True))
@@ -118,16 +115,18 @@ def scan_in_chunks(
 ) -> tuple[Any, dict[str, Tensor]]:
     """See `unrolled.scan.scan`: the same chunk by chunk, for a padded batch."""
     T, B = x.shape[:2]
+    learned = tensors_of(parameters)
+    untied = isinstance(parameters, Untied)
     whole_batch = Batch(T, B, rows=rows)
 
     def chunk(
-        first: int, end: int, x: Tensor, whole: Sequence[Tensor], state: Any
+        first: int, end: int, own: Sequence[Tensor], whole: Sequence[Tensor], state: Any
     ) -> tuple[list[Tensor], Any]:
         found, after = scan(
             cell,
-            x,
+            own[0],
             state,
-            with_tensors(parameters, whole),
+            with_tensors(parameters, own[1:] if untied else whole),
             rows=part_of(whole_batch, first, end).rows,
             leaves=leaves and leaves.packed(slice(first * B, end * B)),
             returning=returning,
@@ -136,7 +135,8 @@ def scan_in_chunks(
         )
         return [found[name] for name in returning] if returning else [found], after
 
-    found, end = in_chunks(chunk, x, tensors_of(parameters), dict(state or {}), policy, reverse)
+    own, whole = ([x, *learned], []) if untied else ([x], learned)
+    found, end = in_chunks(chunk, own, whole, dict(state or {}), policy, reverse)
     return dict(zip(returning, found, strict=True)) if returning else found[0], end
 
 

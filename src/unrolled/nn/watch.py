@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,8 +13,15 @@ from unrolled.cell import Cell
 from unrolled.leaves import Leaves
 from unrolled.rows import Rows
 
-if TYPE_CHECKING:
-    from unrolled.nn.stack import RecurrentStack
+
+class Watchable(Protocol):
+    """A module whose scans may be watched.
+
+    Attributes:
+        suffixes: the name of each of its layers and directions.
+    """
+
+    suffixes: tuple[str, ...]
 
 
 class Watcher(Protocol):
@@ -22,7 +29,7 @@ class Watcher(Protocol):
 
     def __call__(
         self,
-        stack: RecurrentStack,
+        stack: Watchable,
         place: int,
         cell: Cell,
         x: Tensor,

@@ -18,9 +18,10 @@ from unrolled.unroll.truncated import Window, truncated, windows
 
 R = TypeVar("R")
 
-Chunk = Callable[[int, int, Tensor, Sequence[Tensor], Any], tuple[list[Tensor], Any]]
-"""`chunk(first, end, x, whole, state)`: the values of the steps from `first` to `end`, the first axis time,
-and the state behind them, from x of these steps, tensors that all chunks share, and the state before them."""
+Chunk = Callable[[int, int, Sequence[Tensor], Sequence[Tensor], Any], tuple[list[Tensor], Any]]
+"""`chunk(first, end, own, whole, state)`: the values of the steps from `first` to `end`, the first axis time,
+and the state behind them, from what these steps have for themselves, tensors that all chunks share, and the
+state before them."""
 
 ROWS: Final = 512
 """Rows of a chunk, at least, if memory lets them: fewer would not be worth a call."""
@@ -33,33 +34,38 @@ class Outputs:
     """A sequence cut into chunks.
 
     Args:
-        x: (T, ...); whole: what all chunks share. These may learn.
+        own: what each step has for itself, (T, ...), such as x; whole: what all chunks share. These may learn.
         edges: where chunks begin, and T.
         reverse: the last chunk comes first.
     """
 
     def __init__(
-        self, chunk: Chunk, x: Tensor, whole: Sequence[Tensor], edges: Sequence[int], reverse: bool
+        self,
+        chunk: Chunk,
+        own: Sequence[Tensor],
+        whole: Sequence[Tensor],
+        edges: Sequence[int],
+        reverse: bool,
     ) -> None:
         self.chunk = self.maker = chunk
-        self.x = x
+        self.own = own
         self.spans = [*pairwise(edges)][:: -1 if reverse else 1]
         self.count = len(self.spans)
-        self.inputs = [x] * x.requires_grad
+        self.inputs = [t for t in own if t.requires_grad]
         self.whole = [t.detach().requires_grad_(t.requires_grad) for t in whole]
         self.shared = [t for t in self.whole if t.requires_grad]
         self._behind = {id(t): outer for t, outer in zip(self.whole, whole, strict=True)}
         self._values: list[Tensor] = []
         self._last: list[Tensor] = []  # the norm of what came out at the last step of each chunk
-        self._d_x: Tensor | None = None
+        self._d_own: list[Tensor] = []
 
     def behind(self, leaf: Tensor) -> Tensor:
         return self._behind.get(id(leaf), leaf)
 
     def part(self, number: int) -> tuple[Any, list[Tensor]]:
         first, end = self.spans[number]
-        x = self.x[first:end].detach().requires_grad_(self.x.requires_grad)
-        return x, [x] * x.requires_grad
+        parts = [t[first:end].detach().requires_grad_(t.requires_grad) for t in self.own]
+        return parts, [t for t in parts if t.requires_grad]
 
     def run(self, number: int, segment: Any, state: Any) -> tuple[list[Tensor], Any]:
         return self.chunk(*self.spans[number], segment, self.whole, state)
@@ -71,7 +77,7 @@ class Outputs:
             check_same(f"the norm of what comes out at step {end - 1}", self._last[number], last)
             return
         if not number:
-            self._values = [out.new_empty(len(self.x), *out.shape[1:]) for out in outs]
+            self._values = [out.new_empty(len(self.own[0]), *out.shape[1:]) for out in outs]
         for values, out in zip(self._values, outs, strict=True):
             values[first:end] = out.detach()
         self._last.append(last)
@@ -86,14 +92,14 @@ class Outputs:
 
     def take(self, number: int, gradients: Sequence[Tensor | None]) -> None:
         first, end = self.spans[number]
-        for d in gradients:
-            self._d_x = torch.zeros_like(self.x) if self._d_x is None else self._d_x
+        self._d_own = self._d_own or [torch.zeros_like(t) for t in self.inputs]
+        for whole, d in zip(self._d_own, gradients, strict=True):
             if d is not None:
-                self._d_x[first:end] += d
+                whole[first:end] += d
 
     def gradients(self) -> list[Tensor | None]:
-        d_x, self._d_x = self._d_x, None  # autograd copies what somebody else holds
-        return [d_x] * self.x.requires_grad
+        found, self._d_own = self._d_own, []  # autograd copies what somebody else holds
+        return [*found] if found else [None] * len(self.inputs)
 
 
 def in_pieces(attempt: Callable[[int, Checkpointed], R], T: int, B: int, policy: Checkpointed) -> R:
@@ -121,7 +127,7 @@ def in_pieces(attempt: Callable[[int, Checkpointed], R], T: int, B: int, policy:
 
 def in_chunks(
     chunk: Chunk,
-    x: Tensor,
+    own: Sequence[Tensor],
     whole: Sequence[Tensor],
     state: Any,
     policy: Truncated | Checkpointed,
@@ -133,7 +139,7 @@ def in_chunks(
         BudgetError: the budget is too small even for chunks of one step.
         InputError: k1 is more steps than there are.
     """
-    T, B = x.shape[:2]
+    T, B = own[0].shape[:2]
 
     def turned(edges: list[int]) -> list[int]:
         return [T - step for step in reversed(edges)] if reverse else edges
@@ -142,10 +148,10 @@ def in_chunks(
         along = windows(T, policy)
         edges = sorted({0, *(step for window in along for step in window)})
         steps = [Window(*map(edges.index, window)) for window in along]
-        return truncated(Outputs(chunk, x, whole, turned(edges), reverse), state, steps)
+        return truncated(Outputs(chunk, own, whole, turned(edges), reverse), state, steps)
 
     def attempt(steps: int, each: Checkpointed) -> tuple[list[Tensor], Any]:
-        chain = Outputs(chunk, x, whole, turned([*range(0, T, steps), T]), reverse)
+        chain = Outputs(chunk, own, whole, turned([*range(0, T, steps), T]), reverse)
         run = Run(chain, state, each)
         return results_of(run, run.known.values(), state)
 

@@ -1,0 +1,185 @@
+"""Any cell through depth: layers instead of steps, each with weights of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cell import Cell
+from unrolled.cells import find
+from unrolled.errors import CellError, InputError, check_sizes
+from unrolled.nn.autocast import in_own_dtype
+from unrolled.nn.gates import by_gate, parameters_by_gate
+from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
+from unrolled.nn.through_time import policy_of, scan_in_chunks
+from unrolled.nn.watch import watcher
+from unrolled.parameters import Untied
+from unrolled.rewrite import normalise, without_input
+from unrolled.scan import BACKENDS, scan
+from unrolled.unroll.policies import Policy
+
+
+class Deep(nn.Module):
+    """A cell through depth: A_t = cell(A_{t-1}; W_t) for t = 1, ..., depth.
+
+    The same equations as through time, without an input: "rnn" is a plain network, "residual" and "highway"
+    are those of these names, and an "lstm" carries its c from layer to layer. Parameters are named by gate
+    and hold all layers: `layers.f.h` is (depth, width, width).
+
+    Args:
+        cell: a cell, from `unrolled.cells` or of one's own; or a name of the zoo, as in
+            "residual(activation=tanh)".
+        width: H, the units of every layer.
+        depth: layers.
+        tied: all layers have the same weights: a recurrence without input.
+        bias: False leaves out every bias.
+        init: initialisers by pattern, as in {"*.h": "orthogonal"}, for every layer anew; see
+            `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
+        norm: "layer" or "rms" normalises the summed inputs of the cell's maps, each with a gain such as
+            `f.gain`; see `unrolled.rewrite.normalise`.
+        backend: see `unrolled.scan.scan`.
+
+    Shapes: A (B, H), or (H,) alone.
+
+    Raises:
+        InputError: an argument or an input does not fit.
+        CellError: no cell has this name, or it cannot do without an input.
+
+    Source: He et al. 2015, arXiv:1512.03385; Srivastava, Greff & Schmidhuber 2015, arXiv:1505.00387.
+    """
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        width: int,
+        depth: int,
+        *,
+        tied: bool = False,
+        bias: bool = True,
+        init: Mapping[str, Initialiser] | None = None,
+        norm: str | None = None,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        cell = find(cell) if isinstance(cell, str) else cell
+        if not isinstance(cell, Cell):
+            raise InputError(f"cell is a {type(cell).__name__}, expected a cell or its name in the zoo")
+        check_sizes(width=width, depth=depth)
+        if backend not in BACKENDS:
+            raise InputError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+        if cell.outputs:
+            raise CellError(
+                f"cell {cell.name!r} hands on {cell.outputs[0]!r}, which is no state: a layer of a deep "
+                "network hands on its first state"
+            )
+        self.cell = without_input(cell)
+        if norm is not None:
+            self.cell = normalise(self.cell, norm)
+        self.width, self.depth, self.tied, self.bias = width, depth, tied, bias
+        self.init, self.norm, self.backend = dict(init or {}), norm, backend
+        layers = () if tied else (depth,)
+        tensors = {
+            name: nn.Parameter(torch.empty(*layers, *[width for _ in p.shape], device=device, dtype=dtype))
+            for name, p in self.cell.parameters.items()
+            if bias or not name.endswith(".bias")
+        }
+        self.names = tuple(tensors)
+        self.suffixes: tuple[str, ...] = ("",)  # as `unrolled.flow` calls its one place
+        self.layers = by_gate(tensors)
+        self.reset_parameters()
+
+    def stacked(self) -> dict[str, Tensor]:
+        """The parameters by name, each with the layers as its first axis; without it where they are tied."""
+        return parameters_by_gate(self.layers, self.names)
+
+    @property
+    def learned(self) -> Mapping[str, Tensor]:
+        """The parameters as `unrolled.scan.scan` takes them."""
+        return self.stacked() if self.tied else Untied(self.stacked())
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values anew."""
+        bound = 1 / math.sqrt(self.width)
+        for each in [self.stacked()] if self.tied else Untied(self.stacked()).each():
+            for name, tensor in each.items():
+                how = self.cell.parameters[name].init
+                initialise(tensor.detach(), how if how is not None else f"uniform:{bound}")
+            initialise_matching([(name, t.detach()) for name, t in each.items()], self.init)
+
+    def forward(
+        self,
+        A: Tensor,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        bptt: Policy | None = None,
+        return_states: bool = False,
+    ) -> Any:
+        """What the last layer hands on.
+
+        Args:
+            A: (B, H), what the first layer gets: the cell's first state.
+            state: its other states by name, each (B, H), such as an LSTM's c; what the cell says if not
+                given.
+            bptt: how gradients go through the layers, see `unrolled.unroll.policies`: with
+                `Checkpointed(memory="50MB")` layers run again instead of being kept.
+            return_states: return also the states after every layer.
+
+        Returns:
+            A (B, H); with `return_states` a pair of that and the states by name, each (depth, B, H).
+
+        Raises:
+            InputError: something does not fit.
+            BudgetError: see `Checkpointed`.
+        """
+        return self._through(A, state, bptt, return_states)
+
+    @in_own_dtype
+    def _through(
+        self, A: Tensor, state: Mapping[str, Tensor] | None, bptt: Policy | None, return_states: bool
+    ) -> Any:
+        first, *others = self.cell.states
+        if not isinstance(A, Tensor) or A.ndim not in (1, 2) or A.shape[-1] != self.width:
+            got = f"shape {tuple(A.shape)}" if isinstance(A, Tensor) else f"type {type(A).__name__}"
+            raise InputError(f"A has {got}, expected (B, {self.width}), or ({self.width},)")
+        if A.dtype != self.dtype:
+            raise InputError(f"A is {A.dtype}, but the parameters are {self.dtype}")
+        batch = A if A.ndim == 2 else A[None]
+        start = self.cell.graph.start(batch.shape[0], self.learned) | {first: batch}
+        for name, value in (state or {}).items():
+            if name not in others:
+                known = ", ".join(others) or "none"
+                raise InputError(f"there is no further state {name!r}; there are {known} besides {first!r}")
+            if value.shape != A.shape:
+                raise InputError(f"state {name!r} has shape {tuple(value.shape)}, expected {tuple(A.shape)}")
+            start[name] = value if A.ndim == 2 else value[None]
+        policy = policy_of(bptt)
+        nothing = batch.new_zeros(self.depth, batch.shape[0], 1)
+        returning = self.cell.states if return_states else ()
+        looking_on = watcher()
+        options: Any = {"rows": None, "leaves": None, "returning": returning, "reverse": False}
+        options["backend"] = self.backend
+        if looking_on is not None:
+            values, end = looking_on(self, 0, self.cell, nothing, start, self.learned, **options)
+        elif policy is not None:
+            values, end = scan_in_chunks(self.cell, nothing, start, self.learned, policy, **options)
+        else:
+            values, end = scan(self.cell, nothing, start, self.learned, **options)
+        last = end[first] if A.ndim == 2 else end[first][0]
+        if not return_states:
+            return last
+        return last, {name: values[name] if A.ndim == 2 else values[name][:, 0] for name in self.cell.states}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def extra_repr(self) -> str:
+        parts = [self.cell.name.removesuffix(" with no input"), f"{self.width}, depth={self.depth}"]
+        parts += [f"{name}=True" for name in ("tied",) if getattr(self, name)]
+        return ", ".join(parts + [f"norm={self.norm!r}"] * (self.norm is not None))
