@@ -1,0 +1,311 @@
+"""A dense stack: every layer reads all that was computed before it.
+
+    A_l = f(W_l [A_0, A_1, ..., A_{l-1}] + b_l),  l = 1 ... depth
+
+This is the fully connected form of Huang et al. 2017 (arXiv:1608.06993). The state grows by `growth` units a
+layer, so it is no cell of fixed width.
+
+Joined by `torch.cat`, the inputs of all layers would be kept, which grows with the square of the depth. Here
+all layers write into one buffer and read slices of it, and on the way back they add to slices of another. The
+weights do grow with the square of the depth: that is what the network is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, maximum, nn
+
+from unrolled.cell import layer_norm, rms_norm
+from unrolled.cells.rnn import POINTWISE, Activation
+from unrolled.errors import InputError, check_sizes
+from unrolled.graph import OPERATIONS
+from unrolled.nn.autocast import in_own_dtype
+from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
+from unrolled.nn.room import check_room
+from unrolled.tracing import more_than_numbers
+
+ACTIVATIONS: Final = get_args(Activation)
+
+NORMS: Final = {"layer": layer_norm, "rms": rms_norm}
+
+GAIN: Final = {"relu": math.sqrt(2)}
+"""By what the weights begin larger than 1/√fan-in, so that a layer's values are as large as what it reads (He
+et al. 2015, arXiv:1502.01852); 1 for all others."""
+
+
+class Map(NamedTuple):
+    """One affine map of a layer: x (growth, units before it), bias and gain (growth,)."""
+
+    x: Tensor
+    bias: Tensor
+    gain: Tensor | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a dense stack computes, without its parameters."""
+
+    width: int
+    depth: int
+    growth: int
+    activation: str
+    norm: str | None
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps of a layer, named as in the cell `rnn`."""
+        return ("h1", "h2") if self.activation == "maxout" else ("h",)
+
+    @property
+    def total(self) -> int:
+        """The width of the output."""
+        return self.width + self.depth * self.growth
+
+    def units(self, layer: int) -> slice:
+        """Where a layer, counted from 0, puts what it computes."""
+        begin = self.width + layer * self.growth
+        return slice(begin, begin + self.growth)
+
+    def normal(self, z: Tensor, own: Map) -> Tensor:
+        """What a map's product becomes before the activation; without a norm the bias is in it already."""
+        return NORMS[self.norm](z, own.gain, own.bias) if self.norm else z
+
+    def activate(self, summed: Sequence[Tensor]) -> Tensor:
+        """f of what the maps give."""
+        return maximum(*summed) if len(summed) == 2 else POINTWISE[self.activation](*summed)
+
+    def layers(self, parameters: Sequence[Tensor]) -> list[list[Map]]:
+        """The maps of every layer, from the parameters in their order."""
+        each = 3 if self.norm else 2
+        found = [
+            Map(parameters[k], parameters[k + 1], parameters[k + 2] if self.norm else None)
+            for k in range(0, len(parameters), each)
+        ]
+        count = len(self.maps)
+        return [found[k : k + count] for k in range(0, len(found), count)]
+
+
+class Dense(nn.Module):
+    """Layers that each read the input and all layers before them.
+
+    Args:
+        width: units of the input, A_0.
+        depth: layers.
+        growth: units that each adds.
+        activation: f; "relu", "tanh", "sigmoid", "softplus", or "maxout", the larger of two affine maps.
+        norm: "layer" or "rms" normalises what the matrices give, with a gain, before the bias.
+        init: initialisers by pattern, as in {"h.bias": 0.1, "*.x": "orthogonal"}, over all layers; see
+            `unrolled.nn.initialise`. Without: normal with the variance 2/fan-in for relu, else 1/fan-in, and
+            biases 0.
+
+    Parameters: `l0.h.x` (growth, units before), `l0.h.bias`, `l0.h.gain` with a norm, and so on; of maxout
+        `l0.h1.x` and `l0.h2.x`.
+
+    Shapes: A (B, width), or (width,) alone; the output (B, width + depth * growth), the input first.
+
+    Memory: of activations and their gradients 2 + maps times the output, however deep; of weights
+        maps * growth * depth * (width + growth * (depth - 1) / 2).
+
+    Raises:
+        InputError: an argument or an input does not fit.
+        BudgetError: the weights, or a batch, do not fit into memory; the message says how much they take.
+
+    Source: Huang et al. 2017, arXiv:1608.06993.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        growth: int,
+        activation: str = "relu",
+        *,
+        norm: str | None = None,
+        init: Mapping[str, Initialiser] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(width=width, depth=depth, growth=growth)
+        if activation not in ACTIVATIONS:
+            raise InputError(f"no activation {activation!r}; there are {', '.join(ACTIVATIONS)}")
+        if norm is not None and norm not in NORMS:
+            raise InputError(f"no norm {norm!r}; there are {', '.join(NORMS)}")
+        if norm == "layer" and growth == 1:
+            raise InputError("layer normalisation of one unit is always 0: take a growth of 2 or more")
+        self.form = Form(width, depth, growth, activation, norm)
+        self.init = dict(init or {})
+        where = torch.empty(0, device=device, dtype=dtype)
+        read = depth * width + growth * depth * (depth - 1) // 2
+        check_room(
+            f"the weights of dense layers with width {width}, depth {depth} and growth {growth}",
+            len(self.form.maps) * growth * read * where.itemsize,
+            where.device,
+            "they grow with the square of depth and growth: lower one of these",
+        )
+        self._places: list[tuple[nn.Module, str]] = []  # of all parameters: to walk through modules is slow
+        for layer in range(depth):
+            self.add_module(f"l{layer}", self._layer(self.form.units(layer).start, where))
+        self.reset_parameters()
+
+    def _layer(self, before: int, like: Tensor) -> nn.Module:
+        module, growth = nn.Module(), self.form.growth
+        shapes = {"x": (growth, before), "bias": (growth,)} | ({"gain": (growth,)} if self.form.norm else {})
+        for name in self.form.maps:
+            own = nn.Module()
+            for each, shape in shapes.items():
+                own.register_parameter(each, nn.Parameter(like.new_empty(shape)))
+                self._places.append((own, each))
+            module.add_module(name, own)
+        return module
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values anew."""
+        everything: list[tuple[str, Tensor]] = []
+        for layer in range(self.form.depth):
+            before = self.form.units(layer).start
+            std = GAIN.get(self.form.activation, 1.0) / math.sqrt(before)
+            for name, tensor in self.get_submodule(f"l{layer}").named_parameters():
+                starts: dict[str, Initialiser] = {"x": f"normal:{std}", "bias": 0.0, "gain": 1.0}
+                initialise(tensor, starts[name.rpartition(".")[2]])
+                everything.append((name, tensor))
+        initialise_matching(everything, self.init)
+
+    @property
+    def output_size(self) -> int:
+        """The width of the output."""
+        return self.form.total
+
+    def forward(self, A: Tensor) -> Tensor:
+        """All that was computed, side by side; see the class for shapes."""
+        if not isinstance(A, Tensor):
+            raise InputError(f"A is a {type(A).__name__}, expected a tensor (B, {self.form.width})")
+        parameters = [getattr(module, name) for module, name in self._places]
+        return self._run(A, parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are."""
+        module, name = self._places[0]
+        found: Tensor = getattr(module, name)
+        return found.dtype
+
+    @in_own_dtype
+    def _run(self, A: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        form, like = self.form, parameters[0]
+        if A.ndim not in (1, 2) or A.shape[-1] != form.width:
+            raise InputError(f"A has shape {tuple(A.shape)}, expected (B, {form.width}), or ({form.width},)")
+        if A.dtype != like.dtype:
+            raise InputError(f"A is {A.dtype}, but the layers are {like.dtype}; use A.to({like.dtype})")
+        if A.device != like.device:
+            raise InputError(f"A is on {A.device}, but the layers are on {like.device}")
+        if A.ndim == 1:
+            return self._run(A[None], parameters)[0]
+        if more_than_numbers(A, *parameters):
+            return plain(form, A, parameters)
+        learning = torch.is_grad_enabled() and (A.requires_grad or any(p.requires_grad for p in parameters))
+        units = form.total + (form.total + form.depth * form.growth * len(form.maps)) * learning
+        check_room(
+            f"a dense pass of {len(A):,} rows through {form.total:,} units",
+            len(A) * units * A.itemsize,
+            A.device,
+            "give fewer rows at once, or lower depth or growth",
+        )
+        found: Tensor = _Buffered.apply(form, A, *parameters)  # type: ignore[no-untyped-call]
+        return found
+
+    def extra_repr(self) -> str:
+        form = self.form
+        told = f"{form.width}, {form.depth}, {form.growth}, activation={form.activation!r}"
+        return told + (f", norm={form.norm!r}" if form.norm else "")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"  # a thousand layers tell no more
+
+
+def plain(form: Form, A: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """The same with `torch.cat`: what is differentiated again, transformed or compiled by torch."""
+    for maps in form.layers(parameters):
+        summed = [form.normal(F.linear(A, own.x, None if form.norm else own.bias), own) for own in maps]
+        A = torch.cat([A, form.activate(summed)], -1)
+    return A
+
+
+class _Buffered(torch.autograd.Function):
+    """All layers as one differentiable operation. Inputs: A, and the parameters in their order."""
+
+    @staticmethod
+    def forward(ctx: Any, form: Form, A: Tensor, *parameters: Tensor) -> Tensor:
+        buffer = A.new_empty(len(A), form.total)
+        buffer[:, : form.width] = A
+        kept = [A.new_empty(len(A), form.depth * form.growth) for _ in form.maps]
+        for layer, maps in enumerate(form.layers(parameters)):
+            at = form.units(layer)
+            before, summed = buffer[:, : at.start], []
+            for z, own in zip(_of_layer(form, kept, layer), maps, strict=True):
+                if form.norm:
+                    torch.mm(before, own.x.t(), out=z)
+                else:
+                    torch.addmm(own.bias, before, own.x.t(), out=z)
+                summed.append(form.normal(z, own))
+            buffer[:, at] = form.activate(summed)
+        ctx.form = form
+        ctx.save_for_backward(A, buffer, *kept, *parameters)
+        return buffer
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> Any:
+        form: Form = ctx.form
+        A, buffer, *rest = ctx.saved_tensors
+        kept, parameters = rest[: len(form.maps)], rest[len(form.maps) :]
+        if torch.is_grad_enabled() or more_than_numbers(d_out):
+            return (None, *_again(form, [A, *parameters], d_out))
+        d = d_out.clone(memory_format=torch.contiguous_format)
+        first = 0 if ctx.needs_input_grad[1] else form.width
+        found: list[Tensor | None] = []  # from the last parameter to the first
+        adjoint = OPERATIONS["maximum" if len(form.maps) == 2 else form.activation].adjoint
+        assert adjoint is not None
+        for layer, maps in reversed([*enumerate(form.layers(parameters))]):
+            at = form.units(layer)
+            before, zs = buffer[:, : at.start], _of_layer(form, kept, layer)
+            summed = [form.normal(z, own) for z, own in zip(zs, maps, strict=True)]
+            d_summed = adjoint(d[:, at], buffer[:, at], *summed)
+            for z, own, d_z in reversed([*zip(zs, maps, d_summed, strict=True)]):
+                if form.norm:
+                    d_z, d_gain, d_bias = _back_through_norm(form, z, own, d_z)
+                    found.append(d_gain)
+                else:
+                    d_bias = d_z.sum(0)
+                found += [d_bias, d_z.t() @ before]
+                d[:, first : at.start].addmm_(d_z, own.x[:, first:])
+        d_A = d[:, : form.width].clone() if ctx.needs_input_grad[1] else None
+        return (None, d_A, *reversed(found))
+
+
+def _of_layer(form: Form, kept: Iterable[Tensor], layer: int) -> list[Tensor]:
+    begin = layer * form.growth
+    return [z[:, begin : begin + form.growth] for z in kept]
+
+
+def _back_through_norm(form: Form, z: Tensor, own: Map, d: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of a map's product, gain and bias."""
+    with torch.enable_grad():
+        z, bias, gain = (t.detach().requires_grad_() for t in (z, own.bias, own.gain) if t is not None)
+        return torch.autograd.grad(form.normal(z, Map(own.x, bias, gain)), (z, gain, bias), d)
+
+
+def _again(form: Form, given: Sequence[Tensor], d_out: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients with a graph of their own."""
+    with torch.enable_grad(), torch.autocast(d_out.device.type, enabled=False):
+        # Views, since one may have been computed from another: their gradients are along this pass alone.
+        given = [t.view_as(t) if t.requires_grad else t for t in given]
+        needing = [t for t in given if t.requires_grad]
+        out = plain(form, given[0], given[1:])
+        gradients = iter(torch.autograd.grad(out, needing, d_out, create_graph=True))
+    return tuple(next(gradients) if t.requires_grad else None for t in given)
