@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from unrolled.compile.context import Address
 from unrolled.compile.loop import Loop
@@ -159,11 +159,14 @@ def _states(plan: Plan, workspace: str) -> None:
             plan.place(place, plan.at(f"y {name}"), width)
 
 
-def backward_plan(loop: Loop, forward: Plan, adding: bool = False) -> Plan:
+def backward_plan(
+    loop: Loop, forward: Plan, adding: bool = False, silent: Collection[str] = frozenset()
+) -> Plan:
     """The backward pass after a forward pass.
 
     Args:
         adding: gradients of parameters are added to what is there.
+        silent: what is handed on and nothing comes back to: its gradient is one row of zeros, for all steps.
 
     Tensors: those of the forward pass, and `d_y NAME`, `d_end S`, `d_x`, `d_before K`, `d_start S`,
     `d_parameter N`.
@@ -180,7 +183,7 @@ def backward_plan(loop: Loop, forward: Plan, adding: bool = False) -> Plan:
             plan.place(name, *forward.places[name])
     for name in loop.handed_on:
         width = plan.width(loop.step.nodes[loop.step.results[name]].width)
-        plan.place(f"upstream {name}", plan.at(f"d_y {name}"), width)
+        plan.place(f"upstream {name}", plan.at(f"d_y {name}"), 0 if name in silent else width)
     for name in loop.graph.states:
         width = plan.width(loop.graph.widths[name])
         plan.start(name, f"start {name}", width)

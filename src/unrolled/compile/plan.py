@@ -25,6 +25,9 @@ CHUNK = 768
 SMALL = 1 << 19
 """Multiply-adds below which the calling thread does the work alone."""
 
+SMALL_STEP = 1 << 18
+"""The same for a step with parameters of its own: workers meet several times at each."""
+
 FEW = 4
 """Rows for each worker below which they share the units instead."""
 
@@ -96,7 +99,8 @@ class Plan:
         self.inside: dict[str, At] = {}
         T, B = sizes.T, sizes.B
         products = sum(math.prod(map(self.width, p.shape)) for p in loop.graph.parameters.values())
-        self.workers = 1 if sizes.rows * products < SMALL else sizes.threads
+        little = sizes.rows * products < SMALL or (sizes.untied and B * products < SMALL_STEP)
+        self.workers = 1 if little else sizes.threads
         by_units = self.workers > 1 and FEW * self.workers > B
         if not by_units:
             self.workers = min(self.workers, B)

@@ -56,18 +56,19 @@ class Prepared:
         self.sizes = sizes
         self.shapes = shapes
         self.parts: object = None  # kept, for the key names it by its id
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[tuple[str, frozenset[str]], Plan] = {}
         self._starts: dict[tuple[float, ...], list[Tensor]] = {}
 
-    def plan(self, kind: str) -> Plan:
-        """The plan of "save" or "inference"; of "backward", or "adding" to gradients of parameters."""
-        if kind not in self._plans:
-            self._plans[kind] = (
-                backward_plan(self.loop, self.plan("save"), kind == "adding")
+    def plan(self, kind: str, silent: frozenset[str] = frozenset()) -> Plan:
+        """The plan of "save" or "inference"; of "backward", or "adding" to gradients of parameters, where
+        nothing comes back to `silent` outputs."""
+        if (kind, silent) not in self._plans:
+            self._plans[kind, silent] = (
+                backward_plan(self.loop, self.plan("save"), kind == "adding", silent)
                 if kind in ("backward", "adding")
                 else forward_plan(self.loop, self.sizes, kind == "save")
             )
-        return self._plans[kind]
+        return self._plans[kind, silent]
 
     @cached_property
     def idle(self) -> frozenset[str]:
@@ -176,13 +177,19 @@ class Prepared:
         loop, names = self.loop, self.names
         there = {} if find is None else {name: find(t) for name, t in zip(names, given, strict=True)}
         added = {name: d for name, d in there.items() if d is not None and name.startswith("parameter ")}
-        plan = self.plan("adding" if added else "backward")
+        arriving = dict(zip(self.results, upstream, strict=True))
+        silent = frozenset(
+            name for name in loop.handed_on if arriving[f"y {name}"] is None and not self.sizes.padded
+        )
+        plan = self.plan("adding" if added else "backward", silent)
         tensors = dict(zip(names, given, strict=True))
         tensors |= (rows or self.equal).tensors | (leaves.tensors if leaves else {})
         tensors |= {"saved": saved, "work": scratch(plan.size["work"], loop.dtype)}
         tensors |= zip(self.results, outputs, strict=False)
-        for name, d in zip(self.results, upstream, strict=True):
-            tensors[f"d_{name}"] = in_memory(saved.new_zeros(self.shape(name, rows)) if d is None else d)
+        for name, d in arriving.items():
+            shape = self.shape(name, rows)
+            nothing = shape[-1:] if name.removeprefix("y ") in silent else shape
+            tensors[f"d_{name}"] = in_memory(saved.new_zeros(nothing) if d is None else d)
         results: list[Tensor | None] = []
         for name, asked in zip(names, needed, strict=True):
             d = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,12 @@ from unrolled.parameters import Untied
 from unrolled.rewrite import normalise, without_input
 from unrolled.scan import BACKENDS, scan
 from unrolled.unroll.policies import Policy
+
+WIDE: Final = 256
+"""Units from which on large products of torch, layer by layer, are faster than one kernel over all layers."""
+
+LARGE: Final = 1 << 17
+"""Values of a layer's batch from which on they are so at any width."""
 
 
 class Deep(nn.Module):
@@ -41,7 +47,9 @@ class Deep(nn.Module):
             `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
         norm: "layer" or "rms" normalises the summed inputs of the cell's maps, each with a gain such as
             `f.gain`; see `unrolled.rewrite.normalise`.
-        backend: see `unrolled.scan.scan`.
+        backend: see `unrolled.scan.scan`; "auto" runs one compiled kernel over all layers where they are
+            narrow, and torch's products layer by layer where these are faster: from 256 units on, or where a
+            batch has 131,072 values in a layer.
 
     Shapes: A (B, H), or (H,) alone.
 
@@ -163,7 +171,7 @@ class Deep(nn.Module):
         returning = self.cell.states if return_states else ()
         looking_on = watcher()
         options: Any = {"rows": None, "leaves": None, "returning": returning, "reverse": False}
-        options["backend"] = self.backend
+        options["backend"] = self._backend(batch)
         if looking_on is not None:
             values, end = looking_on(self, 0, self.cell, nothing, start, self.learned, **options)
         elif policy is not None:
@@ -174,6 +182,12 @@ class Deep(nn.Module):
         if not return_states:
             return last
         return last, {name: values[name] if A.ndim == 2 else values[name][:, 0] for name in self.cell.states}
+
+    def _backend(self, batch: Tensor) -> str:
+        large = self.width >= WIDE or batch.numel() >= LARGE
+        if self.backend == "auto" and not self.tied and large and not torch.compiler.is_compiling():
+            return "reference"
+        return self.backend
 
     @property
     def dtype(self) -> torch.dtype:
