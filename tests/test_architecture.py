@@ -12,7 +12,8 @@ ROOT = Path(unrolled.__file__).parent
 
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
-    "nn", "convert", "flow", "train", "export", "tasks", "cli_time", "cli_units", "cli_flow", "cli",
+    "nn", "convert", "flow", "train", "export", "tasks", "lab",
+    "cli_time", "cli_units", "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -46,10 +47,12 @@ EXTRA = {
     "flow": {"parameters", "rows", "leaves", "rewrite", "report"},
     "train": {"options"},
     "export": {"leaves", VERSION},
+    "lab": {"report"},
     "tasks": {"data", "options", VERSION},
     "cli_time": {"data", "report"},
     "cli_units": {"data", "report"},
     "cli_flow": {"data"},
+    "cli_lab": {"report", VERSION},
     "cli": APART.keys() | {VERSION},
     "__main__": {"cli"},
 }

@@ -24,6 +24,7 @@ import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.cli_flow import flow_command
+from unrolled.cli_lab import lab_command
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
 from unrolled.cli_units import units_command
 from unrolled.errors import UnrolledError
@@ -48,6 +49,7 @@ app.add_typer(data_app, name="data")
 app.command("plan")(plan_command)
 app.command("truncation")(truncation_command)
 app.command("flow")(flow_command)
+app.command("lab")(lab_command)
 app.command("units")(units_command)
 
 

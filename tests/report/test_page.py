@@ -9,7 +9,7 @@ import pytest
 from parsed_page import HOW, NASTY, Tree, everything, heat, line_chart, show
 
 from unrolled.errors import InputError
-from unrolled.report.page import Bars, Finding, Heat, Mark, Series, Spans, Table, Text
+from unrolled.report.page import Bars, Finding, Heat, Mark, Section, Series, Spans, Table, Text, page
 
 # What is refused
 
@@ -187,3 +187,29 @@ def test_arrays_are_taken_as_they_are():
         Table("t", "", ["v"], [[v] for v in values]),
     )  # fmt: skip
     assert "nothing to show" not in html
+
+
+def test_a_finding_may_have_a_word_of_its_own_and_lead_to_a_section():
+    found = Finding("note", "A claim", "Measured.", "w < 1.", label="holds if", beside="If", section="Part")
+    plain = Finding("good", "Another", label="holds")
+    text = page("A page", "", [found, found, plain], [Section("Part", "", [])], heading="Verdicts")
+    tree = Tree(text)
+    assert [e["text"] for e in tree.find("h2")] == ["Verdicts", "Part"]
+    assert [e["text"] for e in tree.find("span", "level")] == ["Holds if", "Holds if", "Holds"]
+    (counts,) = tree.find("ul", "counts")
+    assert counts["text"] == "holds if: 2holds: 1"
+    assert [e["text"] for e in tree.find("b")] == ["If", "If"]
+    links = [e for e in tree.find("a") if e["text"] == "A claim"]
+    (part,) = (e["id"] for e in tree.find("section") if e["id"] != "findings")
+    assert [e["href"] for e in links] == [f"#{part}"] * 2
+
+
+def test_a_finding_that_leads_nowhere_is_refused():
+    with pytest.raises(InputError, match="leads to the section 'None', which the page has not"):
+        page("A page", "", [Finding("good", "A", section="None")], [Section("Part", "", [])])
+
+
+def test_a_finding_may_stand_in_a_section():
+    tree = Tree(show(Finding("warning", "It fails", "Measured.", label="fails")))
+    (item,) = (e for e in tree.find("li", "warning") if e["parents"])
+    assert item["text"] == "FailsIt failsMeasured."

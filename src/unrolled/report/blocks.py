@@ -25,19 +25,25 @@ LEVELS: Final = ("serious", "warning", "note", "good")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing a reader should know.
+    """One thing a reader should know: in the verdict of a page, or in one of its sections.
 
     Args:
         level: "good", "note", "warning" or "serious".
         title: the finding in one sentence.
         evidence: the numbers it rests on.
         remedy: what to do about it.
+        label: a word that stands in the place of the level, such as "holds".
+        beside: what stands above the remedy.
+        section: the title of the section that tells more; the finding's own title leads there.
     """
 
     level: str
     title: str
     evidence: str = ""
     remedy: str = ""
+    label: str = ""
+    beside: str = "What to do"
+    section: str = ""
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
@@ -192,7 +198,7 @@ class Text:
     body: str
 
 
-Item: TypeAlias = Lines | Heat | Bars | Table | Spans | Text
+Item: TypeAlias = Lines | Heat | Bars | Table | Spans | Text | Finding
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from importlib.resources import files
 from numbers import Real
 from typing import Any, Final
 
+from unrolled.errors import InputError
 from unrolled.report.bars import bars
 from unrolled.report.blocks import (
     LEVELS,
@@ -53,7 +54,12 @@ ICONS: Final = {
 
 
 def page(
-    title: str, subtitle: str, findings: Sequence[Finding], sections: Sequence[Section], footer: str = ""
+    title: str,
+    subtitle: str,
+    findings: Sequence[Finding],
+    sections: Sequence[Section],
+    footer: str = "",
+    heading: str = "Findings",
 ) -> str:
     """The page as text, to be written to a file as UTF-8.
 
@@ -63,10 +69,12 @@ def page(
         findings: the verdict, in the order to read it; it comes first.
         sections: the figures.
         footer: how the page was made.
+        heading: above the findings.
     """
-    entries = [("findings", "Findings")] if findings else []
+    entries = [("findings", heading)] if findings else []
     entries += [(f"section-{k}", section.title) for k, section in enumerate(sections, 1)]
-    body = [_findings(findings)] if findings else []
+    places = {name: key for key, name in reversed(entries)}
+    body = [_findings(heading, findings, places)] if findings else []
     body += [_section(f"section-{k}", section) for k, section in enumerate(sections, 1)]
     links = "".join(f'<li><a href="#{key}">{inline(name)}</a></li>' for key, name in entries)
     script = _file("page.js")
@@ -97,28 +105,39 @@ def _file(name: str) -> str:
     return files("unrolled.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(heading: str, findings: Sequence[Finding], places: Mapping[str, str]) -> str:
     """The verdict: how many findings of which level, and each of them."""
-    counts = Counter(finding.level for finding in findings)
+    counts = Counter((finding.level, finding.label) for finding in findings)
     totals = ""
-    for level in LEVELS:
-        many = "s" if counts[level] > 1 and level in ("warning", "note") else ""
-        if counts[level]:
-            totals += f'<li class="{level}">{_icon(level)}{counts[level]} {level}{many}</li>'
-    rows = "".join(map(_finding, findings))
+    for (level, label), count in sorted(counts.items(), key=lambda pair: LEVELS.index(pair[0][0])):
+        many = "s" if count > 1 and level in ("warning", "note") else ""
+        told = f"{inline(label)}: {count}" if label else f"{count} {level}{many}"
+        totals += f'<li class="{level}">{_icon(level)}{told}</li>'
+    rows = "".join(_finding(finding, places) for finding in findings)
     return (
         '<section id="findings" aria-labelledby="findings-title"><div class="verdict">'
-        f'<h2 id="findings-title">Findings</h2><ul class="counts">{totals}</ul></div>'
+        f'<h2 id="findings-title">{inline(heading)}</h2><ul class="counts">{totals}</ul></div>'
         f'<ol class="card findings">{rows}</ol></section>'
     )
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Finding, places: Mapping[str, str]) -> str:
     evidence = f"<p>{inline(finding.evidence)}</p>" if finding.evidence else ""
-    remedy = f'<p class="remedy"><b>What to do</b>{inline(finding.remedy)}</p>' if finding.remedy else ""
+    remedy = (
+        f'<p class="remedy"><b>{inline(finding.beside)}</b>{inline(finding.remedy)}</p>'
+        if finding.remedy
+        else ""
+    )
+    title = inline(finding.title)
+    if finding.section:
+        if finding.section not in places:
+            raise InputError(f"a finding leads to the section {finding.section!r}, which the page has not")
+        title = f'<a href="#{places[finding.section]}">{title}</a>'
+    label = finding.label or finding.level
     return (
-        f'<li class="{finding.level}"><span class="level">{_icon(finding.level)}{finding.level}</span>'
-        f"<div><h3>{inline(finding.title)}</h3>{evidence}</div>{remedy}</li>"
+        f'<li class="{finding.level}"><span class="level">{_icon(finding.level)}'
+        f"{inline(label[0].upper() + label[1:])}</span>"
+        f"<div><h3>{title}</h3>{evidence}</div>{remedy}</li>"
     )
 
 
@@ -163,6 +182,10 @@ def _text(item: Text) -> str:
     return f'<div class="card wide prose">{title}{paragraphs(item.body)}</div>'
 
 
+def _alone(item: Finding) -> str:
+    return f'<ol class="card wide findings">{_finding(item, {})}</ol>'
+
+
 DRAWN: Final[Mapping[type, Callable[[Any], str]]] = {
-    Lines: lines, Heat: heat, Bars: bars, Table: _table, Spans: spans, Text: _text,
+    Lines: lines, Heat: heat, Bars: bars, Table: _table, Spans: spans, Text: _text, Finding: _alone,
 }  # fmt: skip
