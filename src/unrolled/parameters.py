@@ -86,6 +86,10 @@ class Untied(Mapping[str, Tensor]):
         unbound = [value.unbind() for value in self.tensors.values()]
         return [dict(zip(self.tensors, values, strict=True)) for values in zip(*unbound, strict=True)]
 
+    def at(self, t: int) -> dict[str, Tensor]:
+        """The parameters of one step."""
+        return {name: value[t] for name, value in self.tensors.items()}
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Untied:
         """Those that `change` makes of the tensors."""
         return Untied({name: change(value) for name, value in self.tensors.items()})

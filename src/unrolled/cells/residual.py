@@ -28,18 +28,10 @@ def residual(x, h, W, *, activation: Activation = "relu", products: Literal["one
     return (W.g(f=f) if products == "two" else f) + h
 
 
-def gates(
-    x: tuple[Any, ...], h: Any, W: Any, layer: str, activation: Activation, coupled: bool, carry_bias: float
-) -> tuple[Any, Any, Any]:
-    """What is new, the gate that lets it through, and the carry, of a highway layer of this name."""
-    n = activated(activation, W, f"n{layer}", *x, h=h)
-    b = sigmoid(W[f"b{layer}"](*x, h=h, bias=-carry_bias))
-    return n, b, 1 - b if coupled else sigmoid(W[f"c{layer}"](*x, h=h, bias=carry_bias))
-
-
-def passed(n: Any, b: Any, c: Any, h: Any) -> Any:
-    """What a highway layer hands on."""
-    return n * b + h * c
+def passed(n: Any, b: Any, h: Any, c: Any = None) -> Any:
+    """What a highway layer hands on: the new through its gate, and the old through a carry, or through what
+    the gate leaves."""
+    return n * b + h * (1 - b if c is None else c)
 
 
 @cell(states="h")
@@ -55,8 +47,9 @@ def highway(x, h, W, *, activation: Activation = "tanh", coupled: bool = True, c
 
     Source: Srivastava, Greff & Schmidhuber 2015, arXiv:1505.00387.
     """
-    n, b, c = gates((x,), h, W, "", activation, coupled, carry_bias)
-    return passed(n, b, c, h)
+    n = activated(activation, W, "n", x, h)
+    b = sigmoid(W.b(x, h, bias=-carry_bias))
+    return passed(n, b, h, None if coupled else sigmoid(W.c(x, h, bias=carry_bias)))
 
 
 @cell(states="h")
@@ -76,7 +69,9 @@ def rhn(
     """
     if layers < 1:
         raise CellError(f"rhn(layers={layers}) has no layer: it takes a whole number from 1")
-    for layer in range(1, layers + 1):
-        n, b, c = gates((x,) if layer == 1 else (), h, W, str(layer), activation, coupled, carry_bias)
-        h = passed(n, b, c, h)
+    for k in range(1, layers + 1):
+        seen = (x,) if k == 1 else ()
+        n = activated(activation, W, f"n{k}", *seen, h=h)
+        b = sigmoid(W[f"b{k}"](*seen, h=h, bias=-carry_bias))
+        h = passed(n, b, h, None if coupled else sigmoid(W[f"c{k}"](*seen, h=h, bias=carry_bias)))
     return h

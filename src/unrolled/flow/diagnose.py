@@ -209,7 +209,7 @@ def diagnose(
         findings += [each for each in found if isinstance(each, Finding)]
         cannot = [each for each in found if isinstance(each, Unknown)]
         unknown += cannot
-        if len(cannot) < len(found) or len({each.place for each in cannot}) < len(seen.places):
+        if len(cannot) < len(found) or len({each.place for each in cannot}) < len(seen.everywhere):
             checked.append(name)
     findings = [_as_serious(each, findings) for each in findings]
     # What overflows because it grows is no source of its own.

@@ -123,8 +123,21 @@ class Seen:
     ) -> None:
         self.recording, self.model, self.history = recording, model, history
         self.needed, self.bptt, self.cosines = needed, bptt, cosines or {}
-        self.places = recording.places
+        self.everywhere = recording.places
+        self.in_time = tuple(place for place in recording.places if not place.depth)
+        self.deep = tuple(place for place in recording.places if place.depth)
         self._exponents: dict[str, Lyapunov] = {}
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The layers and directions that go through time.
+
+        Raises:
+            Untold: there is none.
+        """
+        if not self.in_time:
+            raise Untold("there are layers through depth only, and none through time")
+        return self.in_time
 
     @cached_property
     def source(self) -> NanSource | None:
@@ -143,7 +156,7 @@ class Seen:
         """By lag, of the last step that has a loss."""
         self._asked_for_finite("values")
         losses, at = self.recording.losses, -1
-        if losses.ndim == 2 and bool((self.places[0].lengths == len(losses)).all()):
+        if losses.ndim == 2 and bool((self.everywhere[0].lengths == len(losses)).all()):
             asked = torch.nonzero(losses.detach().any(1)).flatten()
             at = int(asked[-1]) if len(asked) else -1
         try:
@@ -220,6 +233,8 @@ def layer_of(place: Place) -> int:
 def where(place: Place) -> str:
     """A place in words, as in "layer 2, cell lstm"."""
     stack = f" of {stack_of(place)}" * bool(stack_of(place))
+    if place.depth:
+        return f"{place.T} layers{stack}, cell {place.cell.name.replace(' with no input', '')}"
     again = place.name.partition(" #")[2]
     turn = f" (run {again})" * bool(again)
     return f"layer {layer_of(place) + 1}{stack}{' backwards' * place.reverse}{turn}, cell {place.cell.name}"

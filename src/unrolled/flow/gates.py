@@ -270,11 +270,10 @@ def _ends(kind: str, threshold: float) -> tuple[float, float | None]:
 def _chunks(place: Place) -> Iterator[tuple[int, int, list[Any]]]:
     """The values of all nodes of some steps (steps, B, W), then of the next."""
     width = max(value.shape[-1] for value in place.states.values())
-    count = max(1, ELEMENTS // max(place.B * width, 1))
-    for first in range(0, place.T, count):
-        end = min(first + count, place.T)
+    for steps in place.together(ELEMENTS // max(place.B * width, 1)):
+        first, end = steps.start, steps.stop
         with torch.no_grad():
-            done = place.graph.values(place.reads(slice(first, end)), place.parameters)
+            done = place.graph.values(place.reads(steps), place.parameters_at(first))
         shape = end - first, place.B, -1
         yield first, end, [v.reshape(shape) if isinstance(v, Tensor) and v.ndim == 2 else v for v in done]
 

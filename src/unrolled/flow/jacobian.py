@@ -173,7 +173,7 @@ class _Steps:
     def __init__(self, place: Place, steps: slice) -> None:
         self.graph = graph = place.graph
         forward, self.adjoint = _derived(graph.key)
-        self.parameters = place.parameters_in(torch.float64)
+        self.parameters = place.parameters_at(steps.start, torch.float64)
         self.widths = {name: value.shape[-1] for name, value in place.start.items()}
         self.sizes = graph.sizes_with(place.start, self.parameters)
         if place.x.is_floating_point():
@@ -260,8 +260,8 @@ def spans(place: Place, first: int = 0, end: int | None = None, every: int = 1) 
     """
     S = sum(value.shape[-1] for value in place.start.values())
     end = place.T if end is None else end
-    count = max(1, ELEMENTS // max(place.B * S * S, 1)) * every
-    return [slice(begin, min(begin + count, end), every) for begin in range(first, end, count)]
+    count = max(1, ELEMENTS // max(place.B * S * S, 1))
+    return place.together(count, every, first, end)
 
 
 def jacobians_of(place: Place, steps: slice) -> Tensor:

@@ -170,11 +170,12 @@ def gradient_by_lag(
     found: dict[int, LagProfile] = {}
     directions = sorted({place.reverse for place in recording.places})
     for reverse in directions:
-        places = [k for k, place in enumerate(recording.places) if place.reverse == reverse]
         steps = _steps(recording, at, reverse, generator)
         gradients = recording.gradients(_picked(recording, steps, reverse))
-        for k in places:
-            found[k] = _profile(gradients[k], steps, weights)
+        for k, place in enumerate(recording.places):
+            if place.reverse == reverse:
+                own = place.lengths - 1 if place.depth or recording.losses.ndim < 2 else steps
+                found[k] = _profile(gradients[k], own, weights)
     return GradientByLag(tuple(found[k] for k in range(len(recording.places))))
 
 
@@ -258,26 +259,19 @@ def _weights(found: Gradients, steps: Tensor) -> dict[str, Tensor]:
     """
     place, graph = found.place, found.place.graph
     names = [k for k, node in enumerate(graph.nodes) if node.kind == "affine"]
-    results = dict(zip((*graph.states, *graph.outputs), graph.results, strict=True))
-    with torch.enable_grad():
-        parameters = {name: value.clone().requires_grad_() for name, value in place.parameters.items()}
-        done = graph.values(place.reads(), parameters)
-        ends = [(done[results[name]], d.flatten(0, 1)) for name, d in found.arriving.items()]
-        ends = [(value, d) for value, d in ends if value.requires_grad]
-        deltas = torch.autograd.grad(
-            [value for value, _ in ends], [done[k] for k in names], [d for _, d in ends], allow_unused=True
-        )
     parts: dict[str, Tensor] = {}
-    for k, delta in zip(names, deltas, strict=True):
+    some = [_at_maps(found, steps, names) for steps in place.together(place.T)]
+    done = {k: torch.cat([values[k] for values, _ in some]) for k in some[0][0]}
+    for k in names:
         node = graph.nodes[k]
-        if delta is None:
+        if k not in some[0][1]:
             continue
+        delta = torch.cat([deltas[k] for _, deltas in some])
         delta = _by_lag(delta.view(place.T, place.B, -1), steps).double()
         gram = delta @ delta.mT
         for source, argument in zip(node.sources, node.args, strict=True):
-            value = done[argument].detach()
+            value = done[argument]
             if value.is_floating_point():
-                value = value.expand(place.T * place.B, -1) if value.ndim == 1 else value
                 value = _by_lag(value.view(place.T, place.B, -1), steps).double()
                 pairs = value @ value.mT
             else:
@@ -287,6 +281,26 @@ def _weights(found: Gradients, steps: Tensor) -> dict[str, Tensor]:
             square = (gram * pairs).sum((1, 2)).clamp(min=0)
             parts[name] = parts[name] + square if name in parts else square
     return {name: square.sqrt() for name, square in parts.items()}
+
+
+def _at_maps(
+    found: Gradients, steps: slice, names: Sequence[int]
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Of some steps row by row: what maps read, and the gradients of their values, by node."""
+    place, graph = found.place, found.place.graph
+    results = dict(zip((*graph.states, *graph.outputs), graph.results, strict=True))
+    with torch.enable_grad():
+        learned = {n: value.clone().requires_grad_() for n, value in place.parameters_at(steps.start).items()}
+        done = graph.values(place.reads(steps), learned)
+        ends = [(done[results[name]], d[steps].flatten(0, 1)) for name, d in found.arriving.items()]
+        ends = [(value, d) for value, d in ends if value.requires_grad]
+        deltas = torch.autograd.grad(
+            [value for value, _ in ends], [done[k] for k in names], [d for _, d in ends], allow_unused=True
+        )
+    rows = len(ends[0][1])
+    read = {a: done[a].detach() for k in names for a in graph.nodes[k].args}
+    read = {a: v.expand(rows, -1) if v.ndim == 1 and v.is_floating_point() else v for a, v in read.items()}
+    return read, {k: d for k, d in zip(names, deltas, strict=True) if d is not None}
 
 
 def _with_signs(

@@ -21,6 +21,7 @@ from unrolled.flow import log as logs
 from unrolled.flow.measurement import Measurement, PlaceMeasurement, kept, measure, summary
 from unrolled.flow.replay import Remember, given, signed, undisturbed
 from unrolled.flow.trace import Losses, record
+from unrolled.nn.deep import Deep
 
 AT_LIMIT: Final = 1e-3
 """A gradient that was clipped has the limit as its norm, but for so much."""
@@ -236,7 +237,10 @@ class Monitor:
         """Have the kernels ready before the first measurement, whose time is taken for that of others."""
         with undisturbed(self.model):
             for name, layer in self._remember.layers.items():
-                x = next(layer.parameters()).new_zeros(1, 1, layer.input_size)
+                leading, width = (
+                    ((1,), layer.width) if isinstance(layer, Deep) else ((1, 1), layer.input_size)
+                )
+                x = next(layer.parameters()).new_zeros(*leading, width)
                 self._try([], self._of_layer, name, ((x,), {}), [], [])
 
     def _signed(self, layer: nn.Module, call: Any) -> Tensor:

@@ -20,6 +20,7 @@ from unrolled.flow.gates import called
 from unrolled.flow.records import Record, number
 from unrolled.flow.trace import Gradients, Losses, Place, Recording, record
 from unrolled.graph import Graph
+from unrolled.parameters import tensors_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +115,7 @@ def _bad(place: Place, name: str, value: Tensor) -> Tensor:
 
 
 def _forwards(place: Place) -> NanSource | None:
-    for name, parameter in place.parameters.items():
+    for name, parameter in zip(place.parameters, tensors_of(place.parameters), strict=True):
         if not parameter.isfinite().all():
             value = _value(parameter[~parameter.isfinite()][0])
             words = f"{place.name}: the parameter {name} holds {value}, from the first step on"
@@ -164,7 +165,7 @@ def _operation(place: Place, t: int, b: int) -> NanSource:
             words = f"{place.name}: the initial state {name} of sequence {b} holds {value}"
             return NanSource("initial state", place.name, step, b, name, value, words)
     with torch.no_grad():
-        done = graph.values(read, place.parameters)
+        done = graph.values(read, place.parameters_at(t))
     finite = [not isinstance(v, Tensor) or bool(v.isfinite().all()) for v in done]
     waiting = [k for k in graph.results if not finite[k]]
     seen = set(waiting)
@@ -238,7 +239,7 @@ def _of_gradient(found: Gradients, t: int, b: int) -> NanSource:
                 f"{step} holds {value}: it comes from what follows this layer"
             )
             return NanSource("gradient of the loss", place.name, step, b, name, value, words)
-    k, value = _of_node(graph, _row(place, t, b), place.parameters, arriving)
+    k, value = _of_node(graph, _row(place, t, b), place.parameters_at(t), arriving)
     text = written(graph, k) if k is not None else "a step"
     words = (
         f"{place.name}: all values are finite, but the derivative of {text} at step {step} of sequence {b} "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from unrolled.flow.trace import usual_losses
+from unrolled.nn.deep import Deep
 from unrolled.nn.stack import RecurrentStack
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -27,7 +28,7 @@ class Remember:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = {name: m for name, m in model.named_modules() if isinstance(m, RecurrentStack)}
+        found = {name: m for name, m in model.named_modules() if isinstance(m, RecurrentStack | Deep)}
         self.names = {id(module): name for name, module in found.items()}
         self.layers = found
         self.calls: dict[str, Call] = {}
@@ -52,7 +53,8 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Given:
-    """What a layer is given: x, lengths and resets in its layout, and the state by name."""
+    """What a layer is given: x, lengths and resets in its layout, and the state by name; of a deep network A
+    takes the place of x."""
 
     x: Tensor
     state: Mapping[str, Tensor] | None
@@ -60,9 +62,16 @@ class Given:
     resets: Tensor | None
 
 
-def given(layer: RecurrentStack, call: Call, rows: int, steps: int) -> Given:
+def given(layer: RecurrentStack | Deep, call: Call, rows: int, steps: int) -> Given:
     """The first rows and steps of a call; masks are left out, and so is what asks for more outputs."""
     args, options = call
+    if isinstance(layer, Deep):
+        A = args[0] if args else options["A"]
+        state = args[1] if len(args) > 1 else options.get("state")
+        A, *others = (
+            v.detach()[:rows] if v.ndim == 2 else v.detach()[None] for v in (A, *(state or {}).values())
+        )
+        return Given(A.to(layer.dtype), dict(zip(state or {}, others, strict=True)) or None, None, None)
     x = args[0] if args else options["x"] if "x" in options else options["input"]
     state = args[1] if len(args) > 1 else options.get("state", options.get("hx"))
     lengths, resets = options.get("lengths"), options.get("resets")
@@ -89,10 +98,13 @@ def given(layer: RecurrentStack, call: Call, rows: int, steps: int) -> Given:
         )
 
 
-def signed(layer: RecurrentStack, call: Given) -> Tensor:
-    """The outputs of every step and sequence times random signs (T, B)."""
+def signed(layer: RecurrentStack | Deep, call: Given) -> Tensor:
+    """The outputs of every step and sequence times random signs (T, B), or those of every row (B,)."""
 
     def outputs(_: None) -> Tensor:
+        if isinstance(layer, Deep):
+            deep: Tensor = layer(call.x, call.state)
+            return deep
         y: Tensor = layer.run(call.x, call.state, lengths=call.lengths, resets=call.resets)[0]
         return y.transpose(0, 1) if layer.batch_first else y
 

@@ -125,10 +125,27 @@ def _vanished(
 def vanishing_through_depth(seen: Seen) -> Iterator[Finding | Unknown]:
     """The lowest layer of a stack gets far less of the gradient than the highest, all lags together."""
     rule = "vanishing-through-depth"
-    deep = [stack for stack in seen.stacks() if len(stack) > 1]
-    if not deep:
+    stacks = [stack for stack in seen.stacks() if len(stack) > 1] if seen.in_time else []
+    if not stacks and not seen.deep:
         raise Untold("there is one layer only")
-    for stack in deep:
+    for place in seen.deep:
+        norm = seen.profile(place).norm
+        if not float(norm[0]) > 0 or not bool(norm.isfinite().all()):
+            yield Unknown(rule, place.name, "no finite gradient arrives at the last layer")
+        elif (part := float(norm[-1] / norm[0])) < DEPTH:
+            a_layer = part ** (1 / place.T)
+            yield Finding(
+                rule,
+                "serious",
+                place.name,
+                f"{where(place)}: {f'{part:.1g} of the gradient' if part else 'nothing that a float holds'} "
+                f"behind the last layer arrives before the first; a layer lets {a_layer:.2g} through.",
+                {"part that arrives": part, "a layer": a_layer, "layers": place.T},
+                f"at least {DEPTH:g} of the gradient behind the last layer before the first",
+                "Let layers carry what is there: nn.Deep('residual', ...) or 'highway', with carry_bias=2 or "
+                "more; or norm='layer', or init={'*.h': 'orthogonal'}.",
+            )
+    for stack in stacks:
         sizes = [float(seen.profile(place).norm.norm()) for place in stack]
         if not sizes[-1] > 0 or not all(map(math.isfinite, sizes)):
             yield Unknown(rule, stack[0].name, "no finite gradient arrives at the highest layer")
@@ -233,7 +250,21 @@ def chaotic(seen: Seen) -> Iterator[Finding | Unknown]:
 def exploding(seen: Seen) -> Iterator[Finding | Unknown]:
     """The gradient grows on its way back, or the states on their way, by orders of magnitude."""
     rule = "exploding"
-    for stack in seen.stacks():
+    for place in seen.deep:
+        growing, layers = growth(seen.profile(place))
+        if growing > GROWN:
+            yield Finding(
+                rule,
+                "serious" if growing > OVERFLOWING else "warning",
+                place.name,
+                f"{where(place)}: the gradient grows {number(growing)} times on its way through {layers} "
+                "layers.",
+                {"growth of the gradient": growing, "layers": layers},
+                f"a gradient that grows at most {GROWN:g} times, or like a power of the layers",
+                "Start with smaller matrices, in a residual layer by 1 / depth; norm='layer'; weight decay; "
+                "or clip the gradient's norm (--clip-norm 1).",
+            )
+    for stack in seen.stacks() if seen.in_time else []:
         above = 1.0
         for place in reversed(stack):
             states = unbounded(place)

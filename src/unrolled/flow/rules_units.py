@@ -128,7 +128,7 @@ def _carried(seen: Seen) -> list[tuple[Place, Carry]]:
 
 def saturated_gates(seen: Seen) -> Iterator[Finding | Unknown]:
     """Nearly all values of a gate lie at the ends of its range."""
-    for place in seen.places:
+    for place in seen.everywhere:
         found = seen.gates[place.name]
         shares = [(gate, at_ends(gate, found)) for gate in found.gates if gate.kind != "relu"]
         stuck = [(gate, share) for gate, share in shares if share > SATURATED]
@@ -181,7 +181,7 @@ def _moving(place: Place, gate: Gate) -> str:
 def dead_units(seen: Seen) -> Iterator[Finding | Unknown]:
     """Many units never do anything: a relu far below 0, or a state that never moves."""
     rule = "dead-units"
-    for place in seen.places:
+    for place in seen.everywhere:
         x = place.x[place.there]
         if len(x) < 2 or not bool((x != x[:1]).any()):
             why = "what this layer reads never changes, and so units need not"
@@ -210,13 +210,14 @@ def _out_of_reach(place: Place, found: GateStatistics) -> dict[str, Tensor]:
     nodes = [k for k in squashed(graph) if graph.nodes[k].kind == "relu"]
     if not nodes:
         return {}
-    steps = slice(None, None, -(-place.T // SAMPLES))
+    parts = place.together(SAMPLES, -(-place.T // SAMPLES))
     with torch.no_grad():
-        done = graph.values(place.reads(steps), place.parameters)
-    there = place.there[steps].flatten()
+        done = [graph.values(place.reads(steps), place.parameters_at(steps.start)) for steps in parts]
+    there = torch.cat([place.there[steps] for steps in parts]).flatten()
     dead = {}
     for k in nodes:
-        values = done[graph.nodes[k].args[0]].expand(len(there), -1)[there].double()
+        rows = [values[graph.nodes[k].args[0]] for values in done]
+        values = torch.cat([v.expand(len(there) // len(rows), -1) for v in rows])[there].double()
         far = values.amax(0) < -OUT_OF_REACH * values.std(0, correction=0)
         dead[called(graph, k)] = found[called(graph, k)].dead & far
     return dead
@@ -224,7 +225,7 @@ def _out_of_reach(place: Place, found: GateStatistics) -> dict[str, Tensor]:
 
 def initial_scale(seen: Seen) -> Iterator[Finding | Unknown]:
     """Recurrent matrices are far smaller or larger than what keeps states alive."""
-    for place in seen.places:
+    for place in seen.everywhere:
         found = scale_of(place)
         if found is None or math.isnan(found[1]):
             why = "the cell has no matrix and no gain" if found is None else "its weights are not finite"

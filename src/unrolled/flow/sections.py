@@ -237,9 +237,10 @@ def _maps(place: Place) -> Iterator[Heat]:
     graph, one = place.graph, place.of_sequences(1)
     carriers = [k for _, k in carried(graph)] or squashed(graph)
     with torch.no_grad():
-        done = graph.values(one.reads(), one.parameters)
+        parts = one.together(one.T)
+        done = [graph.values(one.reads(steps), one.parameters_at(steps.start)) for steps in parts]
     for k in carriers:
-        values: Tensor = done[k]
+        values = torch.cat([each[k] for each in done])
         name = called(graph, k)
         kind = graph.nodes[k].kind
         largest = float(values[values.isfinite()].max()) if values.isfinite().any() else 1.0

@@ -24,7 +24,7 @@ from unrolled.leaves import Leaves
 from unrolled.nn.deep import Deep
 from unrolled.nn.stack import RecurrentStack
 from unrolled.nn.watch import Watchable, watched
-from unrolled.parameters import Stacked
+from unrolled.parameters import Stacked, Untied
 from unrolled.rewrite import NUDGE, nudged
 from unrolled.rows import Rows
 from unrolled.scan import scan
@@ -50,6 +50,7 @@ class Place:
         leaves: what its random masks and resets were, by leaf, each (T, B, ...).
         lengths: (B,), the steps of each sequence; what is beyond is 0.
         reverse: whether it goes from the last step to the first.
+        depth: whether its steps are the layers of a deep network, which has no x.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Place:
     leaves: Mapping[str, Tensor]
     lengths: Tensor
     reverse: bool
+    depth: bool = False
 
     @property
     def T(self) -> int:
@@ -107,9 +109,18 @@ class Place:
             lengths=self.lengths[:count],
         )
 
-    def parameters_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The parameters in another precision."""
-        return {name: value.to(dtype) for name, value in self.parameters.items()}
+    def parameters_at(self, t: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """The parameters of a step, and of as many with it as `together` says; or those in another
+        precision."""
+        found = self.parameters.at(t) if isinstance(self.parameters, Untied) else self.parameters
+        return {name: value.to(dtype) if dtype else value for name, value in found.items()}
+
+    def together(self, count: int, every: int = 1, first: int = 0, end: int | None = None) -> list[slice]:
+        """One of `every` steps from `first` to `end`, in parts of at most `count` that have the same
+        parameters."""
+        size = (1 if isinstance(self.parameters, Untied) else max(count, 1)) * every
+        end = self.T if end is None else end
+        return [slice(begin, min(begin + size, end), every) for begin in range(first, end, size)]
 
 
 @dataclass
@@ -125,6 +136,7 @@ class _Scan:
     leaves: Leaves | None
     rows: Rows | None
     reverse: bool
+    depth: bool
     nudges: Mapping[str, Tensor]
     handed: list[tuple[str, Tensor]] = field(default_factory=list)
     """Values at every step that the model went on with, by name."""
@@ -166,6 +178,7 @@ class _Scan:
             leaves,
             self.lengths,
             self.reverse,
+            self.depth,
         )
 
 
@@ -272,7 +285,9 @@ class _Recorder:
     """Runs scans with nudges, and keeps what there is to see."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {id(m): name for name, m in model.named_modules() if isinstance(m, RecurrentStack | Deep)}
+        self.names = {
+            id(m): name for name, m in model.named_modules() if isinstance(m, RecurrentStack | Deep)
+        }
         self.scans: list[_Scan] = []
 
     def __call__(
@@ -325,7 +340,7 @@ class _Recorder:
         self.scans.append(
             _Scan(
                 name, cell, parameters, x, start, {key: values[key] for key in cell.states}, leaves, rows,
-                reverse, zeros, kept, ends,
+                reverse, isinstance(stack, Deep), zeros, kept, ends,
             )
         )  # fmt: skip
         return (found if returning else found[output]), ends
@@ -338,7 +353,7 @@ def record(model: nn.Module, batch: Any, losses: Losses | None = None) -> Record
         model: a recurrent layer, or a model that has some among its modules.
         batch: what it is called with, or a tuple of that and targets.
         losses: how the losses of every step and sequence are had. Without it they are, of a layer, its
-            outputs times random signs; of a model with targets (T, B) of numbers of classes its
+            outputs times random signs; of a model with targets (T, B), or (B,), of numbers of classes its
             cross-entropy, and with targets as large as its outputs the square of what is between.
 
     Raises:
@@ -374,12 +389,12 @@ def usual_losses(model: nn.Module, batch: Any) -> Tensor:
     x, targets = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
     outputs = model(x)
     outputs = outputs[0] if isinstance(outputs, tuple) else outputs
-    if not isinstance(outputs, Tensor) or outputs.ndim != 3:
+    if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
         raise InputError(
-            f"{type(model).__name__} does not give one value (T, B, W) at every step: say with losses= what "
-            "its loss is"
+            f"{type(model).__name__} does not give one value (T, B, W) at every step, or one (B, W) for "
+            "every sequence: say with losses= what its loss is"
         )
-    if getattr(model, "batch_first", False):
+    if outputs.ndim == 3 and getattr(model, "batch_first", False):
         outputs = outputs.transpose(0, 1)
     if targets is None:
         generator = torch.Generator().manual_seed(0)
@@ -389,8 +404,10 @@ def usual_losses(model: nn.Module, batch: Any) -> Tensor:
     if targets.shape == outputs.shape and targets.is_floating_point():
         squares: Tensor = (outputs - targets).square().sum(-1)
         return squares
-    if targets.shape == outputs.shape[:2] and not targets.is_floating_point():
-        flat: Tensor = nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    if targets.shape == outputs.shape[:-1] and not targets.is_floating_point():
+        flat: Tensor = nn.functional.cross_entropy(
+            outputs.flatten(0, -2), targets.flatten(), reduction="none"
+        )
         return flat.view(targets.shape)
     raise InputError(
         f"outputs are {tuple(outputs.shape)} and targets {tuple(targets.shape)}: say with losses= what the "
@@ -405,7 +422,9 @@ def turned(value: Tensor, lengths: Tensor) -> Tensor:
     return value[index, torch.arange(value.shape[1])]
 
 
-def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _detached(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if isinstance(tensors, Untied):
+        return tensors.map(Tensor.detach)
     if isinstance(tensors, Stacked):
         return {name: tensors[name].detach() for name in tensors}
     return {name: value.detach() for name, value in tensors.items()}

@@ -98,7 +98,7 @@ class Deep(nn.Module):
             if bias or not name.endswith(".bias")
         }
         self.names = tuple(tensors)
-        self.suffixes: tuple[str, ...] = ("",)  # as `unrolled.flow` calls its one place
+        self.suffixes: tuple[str, ...] = ("depth",)  # as `unrolled.flow` calls its one place
         self.layers = by_gate(tensors)
         self.reset_parameters()
 
