@@ -13,7 +13,7 @@ ROOT = Path(unrolled.__file__).parent
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
     "nn", "convert", "flow", "train", "export", "tasks", "lab",
-    "cli_time", "cli_units", "cli_flow", "cli_lab", "cli",
+    "cli_settings", "cli_time", "cli_digits", "cli_units", "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -49,7 +49,9 @@ EXTRA = {
     "export": {"leaves", VERSION},
     "lab": {"report"},
     "tasks": {"data", "options", VERSION},
+    "cli_settings": {"report"},
     "cli_time": {"data", "report"},
+    "cli_digits": {"report"},
     "cli_units": {"data", "report"},
     "cli_flow": {"data"},
     "cli_lab": {"report", VERSION},

@@ -6,12 +6,8 @@ with exit status 2.
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import sys
-import types
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,8 +19,10 @@ from rich.table import Table
 import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
+from unrolled.cli_digits import train_digits_command
 from unrolled.cli_flow import flow_command
 from unrolled.cli_lab import lab_command
+from unrolled.cli_settings import tensorboard_observer, with_settings
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
 from unrolled.cli_units import units_command
 from unrolled.errors import UnrolledError
@@ -200,7 +198,7 @@ def train_char(
     monitor: int, **settings: Any,
 ) -> int:  # fmt: skip
     """Train a character model on a text file or a data set, or go on with a run."""
-    events = _tensorboard() if tensorboard else None
+    events = tensorboard_observer() if tensorboard else None
     given = {key: value for key, value in settings.items() if value is not None}
     if "init" in given:
         given["init"] = tuple(given["init"])
@@ -239,16 +237,6 @@ def train_char(
     return 0
 
 
-def _tensorboard() -> Callable[[Path], Any]:
-    try:
-        from unrolled.report.tensorboard import TensorBoardObserver
-    except ModuleNotFoundError:
-        raise unrolled.InputError(
-            "--tensorboard needs TensorBoard: pip install 'unrolled[logging]'"
-        ) from None
-    return TensorBoardObserver
-
-
 def _write_figure(session: char_runs.Session) -> None:
     try:
         from unrolled.report.figures import loss_figure
@@ -261,35 +249,8 @@ def _write_figure(session: char_runs.Session) -> None:
     out.print(f"figure: {path}", markup=False)
 
 
-def _with_settings(command: Callable[..., int], config: type, fixed: dict[str, Any]) -> Callable[..., int]:
-    """Give a command one option for each field of a configuration, with the text beside it as its help.
-
-    An option that is not given is None, so that the configuration's own default stands.
-    """
-    hints = typing.get_type_hints(config, include_extras=True)
-    parameters = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for key, (annotation, default) in fixed.items()
-    ]
-    for field in dataclasses.fields(config):
-        kind, help_text = typing.get_args(hints[field.name])
-        if typing.get_origin(kind) in (typing.Union, types.UnionType):
-            kind = next(part for part in typing.get_args(kind) if part is not type(None))
-        if typing.get_origin(kind) is tuple:
-            kind = list[str]
-        if field.default not in (None, ()):
-            help_text = f"{help_text} [{field.default}]"
-        annotation: Any = Annotated[kind | None, typer.Option(help=help_text)]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
-
-
 train_app.command("char")(
-    _with_settings(
+    with_settings(
         train_char,
         CharConfig,
         {
@@ -313,6 +274,7 @@ train_app.command("char")(
         },
     )
 )
+train_app.command("digits")(train_digits_command)
 
 
 @app.command("sample")

@@ -21,24 +21,25 @@ def read(folder: Path) -> EventAccumulator:
 
 def step(number: int) -> dict[str, float]:
     return {"step": number, "loss": 2.0 / number, "bits_per_character": 3.0 / number, "characters": 32,
-            "gradient_norm": 0.5, "rate": 0.01, "seconds": 0.1}  # fmt: skip
+            "accuracy": 0.1 * number, "gradient_norm": 0.5, "rate": 0.01, "seconds": 0.1}  # fmt: skip
 
 
 def test_every_number_is_an_event_at_its_step(tmp_path):
     observer = TensorBoardObserver(tmp_path)
     observer.started(0, 3)
-    observer.evaluated({"step": 0, "held_out_bits_per_character": 4.0})
+    observer.evaluated({"step": 0, "held_out_bits_per_character": 4.0, "test_accuracy": 0.25})
     for number in (1, 2, 3):
         observer.stepped(step(number))
-    observer.evaluated({"step": 3, "held_out_bits_per_character": 1.5})
+    observer.evaluated({"step": 3, "held_out_bits_per_character": 1.5, "test_accuracy": 0.75})
     observer.shown(3, "at the end", "to be\nor not")
     observer.ended()
     events = read(tmp_path)
     assert set(events.Tags()["scalars"]) == set(NAMES.values())
-    held_out = events.Scalars("bits per character/held-out")
-    assert [(event.step, event.value) for event in held_out] == [(0, 4.0), (3, 1.5)]
+    measured = {"bits per character/held-out": (4.0, 1.5), "accuracy/test": (0.25, 0.75)}
+    for tag, (first, last) in measured.items():
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [(0, first), (3, last)]
     for name, tag in NAMES.items():
-        if name != "held_out_bits_per_character":
+        if tag not in measured:
             found = {event.step: event.value for event in events.Scalars(tag)}
             assert found == pytest.approx({number: step(number)[name] for number in (1, 2, 3)})
     (sample,) = events.Tensors("sample/text_summary")

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 
 def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], title: str) -> bytes:
@@ -76,6 +76,61 @@ def truncation_figure(losses: Sequence[Mapping[str, Any]], whole: str, title: st
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return _png(figure)
+
+
+def accuracy_figure(
+    metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], title: str
+) -> bytes:
+    """Accuracy over training steps beside the baselines, and the gradient by layer, as a PNG.
+
+    Args:
+        metrics: the records of a run; those with `accuracy` are training steps, those with `test_accuracy`,
+            `low` and `high` measurements, and those with `gradient_by_layer` the norms of all layers.
+        baselines: accuracies by name.
+    """
+    training = [(r["step"], r["accuracy"]) for r in metrics if "accuracy" in r]
+    tested = [(r["step"], r["test_accuracy"], r["low"], r["high"]) for r in metrics if "test_accuracy" in r]
+    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    last = max((row[0] for row in training + tested), default=0) or 1
+    if training:
+        left.plot(*zip(*_smoothed(training), strict=True), color="#1f5fa8", label="training (smoothed)")
+    if tested:
+        steps, shares, lows, highs = zip(*tested, strict=True)
+        left.fill_between(steps, lows, highs, color="#c8501e", alpha=0.18, linewidth=0)
+        left.plot(steps, shares, "o-", color="#c8501e", markersize=4, label="test, with 95% confidence")
+    for name, value in baselines.items():
+        left.axhline(value, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
+        # Below a line near the top, or the legend's neighbour would be hit.
+        left.annotate(
+            f"{name} {value:.1%}", (last, value), ha="right", va="top" if value > 0.5 else "bottom",
+            xytext=(0, -3 if value > 0.5 else 2), textcoords="offset points", fontsize=8, color="#555555",
+        )  # fmt: skip
+    left.set_ylim(0, 1.02)
+    left.set_xlim(0, last)
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.set_xlabel("gradient steps")
+    left.set_ylabel("accuracy")
+    left.set_title(title, loc="left", fontsize=10)
+    if training or tested:
+        left.legend(frameon=False, loc="center right", fontsize=9)
+    colours = ("#9db8d9", "#1f5fa8")
+    looks = [r for r in metrics if "gradient_by_layer" in r]
+    for record, colour in zip([looks[0], looks[-1]] if len(looks) > 1 else looks, colours, strict=False):
+        points = [(k + 1, norm) for k, norm in enumerate(record["gradient_by_layer"]) if norm]
+        if points:
+            style = "-" if len(points) > 40 else "o-"
+            label = f"after {record['step']:,} steps"
+            right.plot(*zip(*points, strict=True), style, color=colour, markersize=3.5, label=label)
+    right.set_yscale("log")
+    right.set_xlabel("layer")
+    right.set_ylabel("norm of the gradient")
+    right.set_title("gradient by layer", loc="left", fontsize=10)
+    if right.lines:
+        right.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
 

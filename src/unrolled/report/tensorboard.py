@@ -12,6 +12,8 @@ NAMES = {
     "loss": "loss",
     "bits_per_character": "bits per character/training",
     "held_out_bits_per_character": "bits per character/held-out",
+    "accuracy": "accuracy/training",
+    "test_accuracy": "accuracy/test",
     "gradient_norm": "gradient norm",
     "rate": "learning rate",
 }

@@ -1,0 +1,39 @@
+"""Training of a classifier, as a terminal shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unrolled.report.terminal import SMOOTHING, TerminalObserver
+
+
+class AccuracyObserver(TerminalObserver):
+    """As for a character model, with accuracies; the baselines are some too."""
+
+    def stepped(self, record: Mapping[str, Any]) -> None:
+        rate = record["pictures"] / record["seconds"]
+        for name, value in {**record, "rate_of_pictures": rate}.items():
+            self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
+        self._progress.update(self._bar, completed=record["step"], numbers=self._numbers())
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        found, low, high = (record[name] for name in ("test_accuracy", "low", "high"))
+        beaten = [name for name, value in self._baselines.items() if found > value]
+        better = f" (better than {beaten[-1]})" if beaten else ""
+        training = f"   {self._numbers()}" if self._smooth else ""
+        self._console.print(
+            f"step {record['step']:>6}   test accuracy [bold]{found:.1%}[/bold], "
+            f"95% from {low:.1%} to {high:.1%}{better}{training}",
+            highlight=False,
+        )
+
+    def shown(self, step: int, title: str, text: str) -> None:
+        self._console.print(f"{title}: {text}", markup=False, highlight=False)
+
+    def _numbers(self) -> str:
+        s = self._smooth
+        return (
+            f"loss {s['loss']:.3f}  training accuracy {s['accuracy']:.1%}  "
+            f"{s['rate_of_pictures']:,.0f} pictures/s"
+        )

@@ -1,0 +1,107 @@
+"""The settings of picture classifiers, which are the options of their command."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from unrolled.errors import InputError, check_sizes
+from unrolled.nn.dense import ACTIVATIONS
+from unrolled.options import read_call
+from unrolled.train.loop import Plan
+from unrolled.train.optimisers import SCHEDULES
+
+NETWORKS: Final = ("plain", "residual", "highway", "dense", "conv-residual", "conv-dense")
+
+MOST: Final = 1_000_000
+"""Of every size."""
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """How a classifier of pictures is built and trained; the text beside a type is the command's help."""
+
+    network: Annotated[
+        str,
+        "plain, residual, highway (cells through depth, with options as in 'highway(carry_bias=3)', or any "
+        "cell of `unrolled cells`), dense, conv-residual or conv-dense",
+    ] = "residual"
+    activation: Annotated[str, f"f of every layer: {', '.join(ACTIVATIONS)}"] = "relu"
+    depth: Annotated[
+        int, "layers; in a convolutional network blocks of each stage, or layers of each block"
+    ] = 20
+    width: Annotated[int, "units of a layer; of a dense network units at first, of a conv. one channels"] = 64
+    growth: Annotated[int, "of dense and conv-dense: units or channels that each layer adds"] = 16
+    norm: Annotated[str | None, "normalise what the matrices give: layer or rms [none]"] = None
+    init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in '*.bias=0' or 'f.h=orthogonal'"] = ()
+    steps: Annotated[int, "gradient steps to make"] = 500
+    batch: Annotated[int, "pictures in each (B)"] = 64
+    optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'adamw(weight_decay=0.01)'"] = (
+        "adam"
+    )
+    rate: Annotated[float, "learning rate"] = 1e-3
+    schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
+    warmup: Annotated[int, "steps over which the rate rises at first"] = 20
+    clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
+    clip_value: Annotated[float | None, "limit on each element of the gradient; 0 for none"] = None
+    holdout: Annotated[float, "share of every class that is kept for testing"] = 0.2
+    split: Annotated[int, "seed by which these are drawn, whatever --seed is"] = 0
+    evaluate_every: Annotated[int | None, "steps between measurements on the test pictures [a tenth]"] = None
+    show_every: Annotated[int | None, "steps between looks at the gradient by layer [a quarter of all]"] = (
+        None
+    )
+    save_every: Annotated[int | None, "steps between checkpoints [a tenth]"] = None
+    keep: Annotated[int, "checkpoints kept"] = 3
+    seed: Annotated[int, "of the initial weights and the order of pictures"] = 0
+    dtype: Annotated[str, "float32 or float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width", "growth", "batch", "keep"):
+            check_sizes(**{f"--{name}": getattr(self, name)})
+            if getattr(self, name) > MOST:
+                raise InputError(f"--{name} must be at most a million, got {getattr(self, name)}")
+        for name in ("clip_norm", "clip_value"):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be a finite number from 0, got {getattr(self, name)}"
+                )
+        for name in ("steps", "warmup", "seed", "split", "evaluate_every", "show_every", "save_every"):
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
+        for name in ("seed", "split"):
+            if getattr(self, name) >= 2**63:
+                raise InputError(f"--{name} must be below 2^63, got {getattr(self, name)}")
+        if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
+            raise InputError(f"--rate must be above 0 and at most 1e30, got {self.rate}")
+        if not 0 < self.holdout < 1:
+            raise InputError(f"--holdout is a share above 0 and below 1, got {self.holdout}")
+        for name, choices in (
+            ("activation", ACTIVATIONS),
+            ("schedule", SCHEDULES),
+            ("dtype", ("float32", "float64")),
+        ):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        name, options = read_call(self.network)
+        if options and name in ("dense", "conv-residual", "conv-dense"):
+            raise InputError(f"--network {name} takes no options in brackets: its settings are options here")
+        if name.startswith("conv-"):
+            for setting, default in (("activation", "relu"), ("norm", None), ("init", ())):
+                if getattr(self, setting) != default:
+                    raise InputError(f"--{setting} is not for {name}, which has relu and batch normalisation")
+
+    @property
+    def plan(self) -> Plan:
+        """When to measure, save and show."""
+
+        def every(asked: int | None, times: int) -> int:
+            return max(1, self.steps // times) if asked is None else asked
+
+        return Plan(
+            self.steps,
+            evaluate_every=every(self.evaluate_every, 10),
+            save_every=every(self.save_every, 10),
+            show_every=every(self.show_every, 4),
+            keep=self.keep,
+        )
