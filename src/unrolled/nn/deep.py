@@ -13,6 +13,7 @@ from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.errors import CellError, InputError, check_sizes
 from unrolled.nn.autocast import in_own_dtype
+from unrolled.nn.batch_norm import BatchNorm
 from unrolled.nn.gates import by_gate, parameters_by_gate
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
 from unrolled.nn.through_time import policy_of, scan_in_chunks
@@ -45,8 +46,8 @@ class Deep(nn.Module):
         bias: False leaves out every bias.
         init: initialisers by pattern, as in {"*.h": "orthogonal"}, for every layer anew; see
             `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
-        norm: "layer" or "rms" normalises the summed inputs of the cell's maps, each with a gain such as
-            `f.gain`; see `unrolled.rewrite.normalise`.
+        norm: "layer", "rms" or "batch" normalises the summed inputs of the cell's maps, each with a gain such
+            as `f.gain`; see `unrolled.rewrite.normalise` and `unrolled.nn.batch_norm.BatchNorm`.
         backend: see `unrolled.scan.scan`; "auto" runs one compiled kernel over all layers where they are
             narrow, and torch's products layer by layer where these are faster: from 256 units on, or where a
             batch has 131,072 values in a layer.
@@ -87,7 +88,7 @@ class Deep(nn.Module):
                 "network hands on its first state"
             )
         self.cell = without_input(cell)
-        if norm is not None:
+        if norm not in (None, "batch"):
             self.cell = normalise(self.cell, norm)
         self.width, self.depth, self.tied, self.bias = width, depth, tied, bias
         self.init, self.norm, self.backend = dict(init or {}), norm, backend
@@ -97,6 +98,12 @@ class Deep(nn.Module):
             for name, p in self.cell.parameters.items()
             if bias or not name.endswith(".bias")
         }
+        self.batch_norm: BatchNorm | None = None
+        if norm == "batch":
+            self.batch_norm = BatchNorm(self.cell.graph, depth, width, device=device, dtype=dtype)
+            gains = {f"{name}.gain": torch.empty(*layers, width, device=device, dtype=dtype)
+                     for name in self.batch_norm.maps}  # fmt: skip
+            tensors |= {name: nn.Parameter(gain) for name, gain in gains.items()}
         self.names = tuple(tensors)
         self.suffixes: tuple[str, ...] = ("depth",)  # as `unrolled.flow` calls its one place
         self.layers = by_gate(tensors)
@@ -116,7 +123,8 @@ class Deep(nn.Module):
         bound = 1 / math.sqrt(self.width)
         for each in [self.stacked()] if self.tied else Untied(self.stacked()).each():
             for name, tensor in each.items():
-                how = self.cell.parameters[name].init
+                known = self.cell.parameters.get(name)
+                how = 1.0 if known is None else known.init  # the gain of a batch norm
                 initialise(tensor.detach(), how if how is not None else f"uniform:{bound}")
             initialise_matching([(name, t.detach()) for name, t in each.items()], self.init)
 
@@ -169,15 +177,33 @@ class Deep(nn.Module):
         policy = policy_of(bptt)
         nothing = batch.new_zeros(self.depth, batch.shape[0], 1)
         returning = self.cell.states if return_states else ()
+        learned: Mapping[str, Tensor] = self.learned
         looking_on = watcher()
+        if self.batch_norm is not None:
+            own = self.stacked()
+            whole = {n: v.expand(self.depth, *v.shape) if self.tied else v for n, v in own.items()}
+            if self.training and looking_on is None:
+                if policy is not None:
+                    raise InputError(
+                        "layers with batch norm do not run again: leave out bptt, or norm='batch'"
+                    )
+                values, end = self.batch_norm.run(nothing, start, Untied(whole).each())
+                return self._results(values, end, A, return_states)
+            learned = Untied(self.batch_norm.folded(whole))
         options: Any = {"rows": None, "leaves": None, "returning": returning, "reverse": False}
         options["backend"] = self._backend(batch)
         if looking_on is not None:
-            values, end = looking_on(self, 0, self.cell, nothing, start, self.learned, **options)
+            values, end = looking_on(self, 0, self.cell, nothing, start, learned, **options)
         elif policy is not None:
-            values, end = scan_in_chunks(self.cell, nothing, start, self.learned, policy, **options)
+            values, end = scan_in_chunks(self.cell, nothing, start, learned, policy, **options)
         else:
-            values, end = scan(self.cell, nothing, start, self.learned, **options)
+            values, end = scan(self.cell, nothing, start, learned, **options)
+        return self._results(values, end, A, return_states)
+
+    def _results(
+        self, values: Mapping[str, Tensor], end: Mapping[str, Tensor], A: Tensor, return_states: bool
+    ) -> Any:
+        first = self.cell.states[0]
         last = end[first] if A.ndim == 2 else end[first][0]
         if not return_states:
             return last
@@ -194,6 +220,6 @@ class Deep(nn.Module):
         return next(self.parameters()).dtype
 
     def extra_repr(self) -> str:
-        parts = [self.cell.name.removesuffix(" with no input"), f"{self.width}, depth={self.depth}"]
+        parts = [self.cell.name.partition(" with ")[0], f"{self.width}, depth={self.depth}"]
         parts += [f"{name}=True" for name in ("tied",) if getattr(self, name)]
         return ", ".join(parts + [f"norm={self.norm!r}"] * (self.norm is not None))
