@@ -34,7 +34,11 @@ def test_a_name_gives_its_values(how):
 @pytest.mark.parametrize(
     ("how", "std"),
     [("normal:0.01", 0.01), ("uniform:0.3", 0.3 / 3**0.5), ("xavier", (2 / 1000) ** 0.5),
-     ("kaiming", (1 / 3 / 500) ** 0.5)],
+     ("kaiming", (1 / 3 / 500) ** 0.5), ("xavier_normal", (2 / 1000) ** 0.5),
+     ("xavier_normal:2", 2 * (2 / 1000) ** 0.5), ("he", (2 / 500) ** 0.5), ("he:0.5", (2 / 500) ** 0.5 / 2),
+     ("lecun", 500**-0.5), ("lecun:3", 3 * 500**-0.5), ("scaled:1", (2 / 500) ** 0.5),
+     ("scaled:100", (2 / 500) ** 0.5 / 10), ("scaled:100:1", (2 / 500) ** 0.5 / 100),
+     ("scaled:16:0.25", (2 / 500) ** 0.5 / 2)],
 )  # fmt: skip
 def test_a_random_name_gives_its_spread(how, std):
     tensor = filled(how, 500, 500)
@@ -66,8 +70,53 @@ def test_a_number_or_a_function_fills_in_place(how):
 
 def test_every_name_fills_a_matrix_completely():
     for name in INITIALISERS:
-        number = {"constant": ":0.5", "normal": ":0.5", "uniform": ":0.5", "chrono": ":9"}.get(name, "")
-        assert torch.isfinite(filled(name + number, 4, 3)).all(), name
+        needed = dict.fromkeys(("constant", "normal", "uniform", "radius"), ":0.5")
+        number = (needed | {"chrono": ":9", "scaled": ":4"}).get(name, "")
+        assert torch.isfinite(filled(name + number, 4, 4 if name == "radius" else 3)).all(), name
+
+
+@pytest.mark.parametrize("shape", [(1500, 200), (900, 1200)])
+def test_variances_are_by_the_width_of_the_input(shape):
+    """Values keep their mean square from layer to layer, linear ones with lecun, rectified with he."""
+    x = torch.randn(1000, shape[1], dtype=torch.float64)
+    for how, rectified in (("lecun", x), ("he", torch.relu(x))):
+        out = rectified @ filled(how, *shape).T
+        assert float(out.square().mean() / x.square().mean()) == pytest.approx(1, rel=0.06)
+
+
+def test_branches_that_are_scaled_add_up_to_as_much_as_one():
+    """L branches of relu, each he scaled by 1 / √L, on the same mean square."""
+    x = torch.randn(500, 100, dtype=torch.float64)
+    h = x
+    for _ in range(50):
+        h = h + torch.relu(h) @ filled("scaled:50", 100, 100).T
+    growth = float(h.square().mean() / x.square().mean())
+    assert growth == pytest.approx((1 + 1 / 50) ** 50, rel=0.2)
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.95, 1.25])
+def test_radius_is_the_largest_absolute_eigenvalue(radius):
+    matrix = filled(f"radius:{radius}", 40, 40)
+    assert float(torch.linalg.eigvals(matrix).abs().max()) == pytest.approx(radius, rel=1e-12)
+    assert float(torch.linalg.matrix_norm(matrix, 2)) > radius
+    assert not torch.equal(matrix, filled(f"radius:{radius}", 40, 40))
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["orthogonal:2", "identity:0.5", "xavier", "xavier_normal", "kaiming", "he", "lecun", "scaled:9",
+     "radius:0.7", "normal:0.1", 0.5, lambda t: torch.nn.init.orthogonal_(t)],
+    ids=str,
+)  # fmt: skip
+def test_matrices_behind_each_other_are_filled_one_by_one(how):
+    """Each as if it were alone: also the variance, which is by the widths of a matrix."""
+    torch.manual_seed(0)
+    whole = filled(how, 7, 5, 5)
+    torch.manual_seed(0)
+    assert torch.equal(whole, torch.stack([filled(how, 5, 5) for _ in range(7)]))
+    parameter = torch.nn.Parameter(torch.zeros(2, 5, 5))
+    initialise(parameter, how)
+    assert parameter.is_leaf
 
 
 REFUSED = {
@@ -85,6 +134,18 @@ REFUSED = {
     "orthogonal": (3,),
     "xavier": (3,),
     "kaiming": (3,),
+    "xavier_normal": (3,),
+    "he": (3,),
+    "lecun": (3,),
+    "he:1:2": (3, 3),
+    "scaled": (3, 3),
+    "scaled:0": (3, 3),
+    "scaled:2": (3,),
+    "radius": (3, 3),
+    "radius:0.9": (3, 4),
+    "radius:1.5": (3,),
+    "radius:-1": (3, 3),
+    "radius:nan": (3, 3),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.compile.direct import Direct
 from unrolled.nn.stack import RecurrentStack
@@ -50,6 +51,8 @@ class DirectStack:
             return "it normalises batches between layers"
         if stack.regulariser.draws or (stack.dropout and stack.num_layers > 1):
             return "it drops values at random"
+        if any(map(is_parametrized, stack.modules())):
+            return "its matrices are computed from others"
         if stack.initial is not None:
             return "its initial states are learned"
         if stack.backend == "reference":

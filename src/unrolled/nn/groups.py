@@ -11,7 +11,7 @@ from unrolled.errors import InputError
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser of torch: matrices decay, biases, gains and other vectors do not, nor
-    do learned initial states.
+    do learned initial states. Of a matrix under `WeightNorm` the directions decay, and the lengths do not.
 
     Args:
         model: any module; parameters that do not learn are left out.
@@ -30,6 +30,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_state = "initial" in name.split(".")
-            (decays if parameter.ndim > 1 and not is_state else rest).append(parameter)
+            is_gain = name.endswith(".original0") and parameter.shape[-1] == 1
+            (decays if parameter.ndim > 1 and not (is_state or is_gain) else rest).append(parameter)
     groups = {"params": decays, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}
     return [group for group in groups if group["params"]]

@@ -37,6 +37,32 @@ def _chrono(tensor: Tensor, longest: float) -> None:
         tensor.uniform_(1.0, longest - 1).log_()
 
 
+def _he(tensor: Tensor, scale: float = 1.0) -> None:
+    _by_inputs(tensor, scale * math.sqrt(2))
+
+
+def _by_inputs(tensor: Tensor, scale: float = 1.0) -> None:
+    if tensor.ndim != 2:
+        raise ValueError("the width of its input says how large the values of a matrix are")
+    nn.init.normal_(tensor, 0.0, scale / math.sqrt(tensor.shape[1]))
+
+
+def _scaled(tensor: Tensor, branches: float, power: float = 0.5) -> None:
+    if not branches >= 1:
+        raise InputError(f"scaled:{branches:g} makes no sense: there must be at least 1 residual branch")
+    _he(tensor, branches**-power)
+
+
+def _radius(tensor: Tensor, radius: float) -> None:
+    if tensor.ndim != 2 or tensor.shape[0] != tensor.shape[1]:
+        raise ValueError("eigenvalues are those of a square matrix")
+    if not 0 < radius < math.inf:
+        raise InputError(f"radius:{radius:g} makes no sense: a spectral radius is a number above 0")
+    with torch.no_grad():
+        largest = torch.linalg.eigvals(tensor.normal_().double()).abs().max()
+        tensor.mul_(radius / largest)
+
+
 INITIALISERS: Final[dict[str, Callable[..., object]]] = {
     "zeros": nn.init.zeros_,
     "ones": nn.init.ones_,
@@ -46,30 +72,53 @@ INITIALISERS: Final[dict[str, Callable[..., object]]] = {
     "identity": _identity,
     "orthogonal": nn.init.orthogonal_,
     "xavier": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
     "kaiming": lambda tensor: nn.init.kaiming_uniform_(tensor, a=math.sqrt(5)),
+    "he": _he,
+    "lecun": _by_inputs,
+    "scaled": _scaled,
+    "radius": _radius,
     "chrono": _chrono,
 }
-"""By name; `normal:STD`, `uniform:BOUND`, `constant:VALUE` and `chrono:LONGEST` (see `chrono_`) need a
-number, `identity` and `orthogonal` may have a scale."""
+"""By name; `normal:STD`, `uniform:BOUND`, `constant:VALUE`, `chrono:LONGEST` (see `chrono_`), `scaled` and
+`radius` need a number, `identity`, `orthogonal`, `xavier_normal`, `he` and `lecun` may have a scale.
+
+By the widths m of the output and n of the input of a matrix, so that values and gradients keep their size:
+
+- `xavier`, `xavier_normal`: variance 2 / (m + n), uniform and normal (Glorot & Bengio 2010)
+- `lecun`: normal of variance 1 / n (LeCun et al. 1998)
+- `he`: normal of variance 2 / n, for relu (He et al. 2015, arXiv:1502.01852)
+- `kaiming`: uniform of variance 1 / (3n), what torch's linear layers start from
+
+For residual branches, which add up: `scaled:L` is `he` times 1 / √L for L branches, so that all together add
+as much as one (De & Smith 2020, arXiv:2002.10444), and `scaled:L:P` is `he` times L^(−P): P is 1 for 1 / L,
+and 1 / (2m − 2) in branches of m matrices (Zhang et al. 2019, arXiv:1901.09321).
+
+By what a matrix does over many steps: `orthogonal` keeps every length (Saxe et al. 2014, arXiv:1312.6120),
+and `radius:R` is normal, scaled to the spectral radius R (Jaeger 2001)."""
 
 
 def initialise(tensor: Tensor, how: Initialiser) -> None:
-    """Fill a tensor in place.
+    """Fill a tensor in place; one of three axes holds matrices, which are filled one by one.
 
     Raises:
         InputError: no such initialiser, or it does not fit the tensor's shape.
     """
-    if callable(how):
+    if tensor.ndim == 3:
+        with torch.no_grad():
+            for k in range(len(tensor)):
+                initialise(tensor[k], how)
+    elif callable(how):
         with torch.no_grad():
             how(tensor)
     elif isinstance(how, str) and not _is_number(how):
-        name, _, number = how.partition(":")
+        name, *numbers = how.split(":")
         if name not in INITIALISERS:
             raise InputError(
                 f"no initialiser {how!r}; there are {', '.join(INITIALISERS)}, as in normal:0.01"
             )
         try:
-            INITIALISERS[name](tensor, *([float(number)] if number else []))
+            INITIALISERS[name](tensor, *map(float, numbers))
         except InputError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:
@@ -161,7 +210,7 @@ def initialise_matching(tensors: Sequence[tuple[str, Tensor]], patterns: Mapping
         InputError: a pattern matches nothing.
     """
     for pattern, how in patterns.items():
-        chosen = [t for name, t in tensors if _matches(name, pattern)]
+        chosen = [t for name, t in tensors if matches(name, pattern)]
         if not chosen:
             raise InputError(
                 f"init pattern {pattern!r} matches no parameter; there are {', '.join(dict(tensors))}"
@@ -170,5 +219,6 @@ def initialise_matching(tensors: Sequence[tuple[str, Tensor]], patterns: Mapping
             initialise(tensor, how)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern means the tensor of this name; a gate's name means all its tensors."""
     return fnmatch.fnmatchcase(name, pattern) or name.partition(".")[0] == pattern

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Unpack
 
 import torch
@@ -17,6 +18,8 @@ from unrolled.nn.gates import by_gate
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
 from unrolled.nn.masks import Masks, Regularisers
 from unrolled.nn.stack import Options, RecurrentStack
+from unrolled.nn.weight_norm import WeightNorms, written
+from unrolled.rewrite import recurrent_matrices
 
 
 class Recurrent(RecurrentStack):
@@ -44,6 +47,10 @@ class Recurrent(RecurrentStack):
             `f.gain`; see `unrolled.rewrite.normalise`.
         batch_norm: values between layers are normalised over all real steps of all sequences
             (`torch.nn.BatchNorm1d`, as in Laurent et al. 2016, arXiv:1510.01378).
+        weight_norm: matrices are normalised where they are used: "weight" for lengths apart from directions,
+            "spectral" for a largest singular value of 1, or of 0.9 by "spectral:0.9". As text it means the
+            matrices that read an old state; others by pattern, as in {"*.h": "spectral", "*.x": "weight"}.
+            See `unrolled.nn.weight_norm`.
         backend: see `unrolled.scan.scan`.
         zoneout, recurrent_dropout, weight_dropout, variational: what else may be drawn in training, see
             `unrolled.nn.masks.Regularisers`.
@@ -71,6 +78,7 @@ class Recurrent(RecurrentStack):
         learn_initial: bool = False,
         norm: str | None = None,
         batch_norm: bool = False,
+        weight_norm: WeightNorms | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -92,6 +100,7 @@ class Recurrent(RecurrentStack):
             learn_initial=learn_initial,
             norm=norm,
             batch_norm=batch_norm,
+            weight_norm=weight_norm,
             device=device,
             dtype=dtype,
             own_sizes=own,
@@ -115,6 +124,7 @@ class Recurrent(RecurrentStack):
                 for name, (*path, last) in ((name, name.split(".")) for name in tensors)
             ]
         self.reset_parameters()
+        self._normalise_weights()
 
     def forward(
         self,
@@ -142,8 +152,27 @@ class Recurrent(RecurrentStack):
     @property
     def _like(self) -> Tensor:
         _, module, name = self._places["l0"][0]
-        found: Tensor = getattr(module, name)
-        return found
+        found = module._parameters.get(name)  # none of one that is parametrised
+        return super()._like if found is None else found
+
+    def _matrices(self) -> Mapping[str, str]:
+        return {
+            f"{suffix}.{name}": name
+            for suffix, places in self._places.items()
+            for name, module, last in places
+            if module.get_parameter(last).ndim > 1
+        }
+
+    def _recurrent(self) -> Collection[str]:
+        return recurrent_matrices(self.cell.graph)
+
+    @contextmanager
+    def written(self) -> Iterator[dict[str, dict[str, Tensor]]]:
+        """The parameters of each layer and direction, to be filled in place; see
+        `unrolled.nn.weight_norm.written`."""
+        names = {suffix: [name for name, *_ in places] for suffix, places in self._places.items()}
+        with written(self, (f"{suffix}.{name}" for suffix, own in names.items() for name in own)) as tensors:
+            yield {s: {name: tensors[f"{s}.{name}"] for name in own} for s, own in names.items()}
 
     def reset_parameters(self) -> None:
         """Draw the initial values anew."""
@@ -153,15 +182,15 @@ class Recurrent(RecurrentStack):
             for name, p in graph.parameters.items()
         }
         bound = 1 / math.sqrt(self.state_sizes[self.cell.states[0]])
-        for suffix in self.suffixes:
-            tensors = self.parameters_of(suffix)
-            for name, tensor in tensors.items():
-                how = wanted[name]
-                initialise(tensor, how if how is not None else f"uniform:{bound}")
         self.reset_initial()
-        everything = [(n, t) for suffix in self.suffixes for n, t in self.parameters_of(suffix).items()]
-        everything += [(f"initial.{n}", t) for n, t in (self.initial.items() if self.initial else ())]
-        initialise_matching(everything, self.init)
+        with self.written() as layers:
+            for tensors in layers.values():
+                for name, tensor in tensors.items():
+                    how = wanted[name]
+                    initialise(tensor, how if how is not None else f"uniform:{bound}")
+            everything = [pair for tensors in layers.values() for pair in tensors.items()]
+            everything += [(f"initial.{n}", t) for n, t in (self.initial.items() if self.initial else ())]
+            initialise_matching(everything, self.init)
 
     def extra_repr(self) -> str:
         return f"{self.cell.name}, {super().extra_repr()}"

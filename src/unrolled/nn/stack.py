@@ -5,11 +5,12 @@ A subclass says where the parameters of one layer and direction are; the rest is
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from unrolled.nn.masks import Batch, Drawing, Masks, Regulariser, Regularisers, 
 from unrolled.nn.packing import Packed
 from unrolled.nn.streamer import Streamer
 from unrolled.nn.through_time import layers_in_chunks, policy_of, share
+from unrolled.nn.weight_norm import WeightNorms, normalise_weights
 from unrolled.parameters import Stacked
 from unrolled.rewrite import normalise
 from unrolled.rows import Rows
@@ -75,6 +77,7 @@ class RecurrentStack(nn.Module):
         learn_initial: bool = False,
         norm: str | None = None,
         batch_norm: bool = False,
+        weight_norm: WeightNorms | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         own_sizes: Mapping[str, int] | None = None,
@@ -93,6 +96,7 @@ class RecurrentStack(nn.Module):
         check_probability("dropout", dropout)
         check_names(type(self).__name__, regularisers, Regularisers.__annotations__)
         self.norm = norm
+        self.weight_norm = weight_norm
         self.cell = cell = cell if norm is None else normalise(cell, norm)
         self.regulariser = Regulariser(cell, num_layers * (1 + bidirectional), **regularisers)
         self._longer: dict[tuple[str, ...], dict[str, tuple[int, int, int]]] = {}
@@ -153,6 +157,29 @@ class RecurrentStack(nn.Module):
     def biases_of(self, suffix: str, gate: str) -> tuple[Tensor, ...]:
         """The learned biases that add up in a gate of one layer and direction; none if it has none."""
         raise NotImplementedError
+
+    def _matrices(self) -> Mapping[str, str]:
+        """What patterns call the matrices, by their full names."""
+        raise NotImplementedError
+
+    def _recurrent(self) -> Collection[str]:
+        """Which of these names are those of matrices that read an old state."""
+        raise NotImplementedError
+
+    def _normalise_weights(self) -> None:
+        """What `weight_norm` asks for, once the parameters are there."""
+        if self.weight_norm is None:
+            return
+        names = self._matrices()
+        if isinstance(self.weight_norm, str):
+            recurrent = self._recurrent()
+            names = {full: name for full, name in names.items() if name in recurrent}
+            if not names:
+                raise InputError(
+                    f"weight_norm needs a matrix that reads a state, and cell {self.cell.name!r} has none; "
+                    'for others give it by pattern, as in {"*.x": "weight"}'
+                )
+        normalise_weights(self, self.weight_norm, names)
 
     def by_name(self, state: Any) -> Mapping[str, Tensor]:
         """A state as this layer returns it, by name."""
@@ -390,6 +417,12 @@ class RecurrentStack(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_streamers": {}}  # a copy makes its own
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # torch's parametrisations forbid __getstate__, as a class made for one module cannot be saved
+        memo[id(self)] = again = self.__class__.__new__(self.__class__)
+        again.__dict__ = copy.deepcopy(self.__dict__ | {"_streamers": {}}, memo)
+        return again
+
     def checked_state(self, state: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
         """A state of so many sequences.
 
@@ -424,5 +457,6 @@ class RecurrentStack(nn.Module):
     @property
     def _beyond_torch(self) -> list[str]:
         """The arguments that torch's layers do not have, as text."""
-        given = {"norm": self.norm, "learn_initial": self.initial is not None} | self.regulariser.arguments
+        given = {"norm": self.norm, "weight_norm": self.weight_norm}
+        given |= {"learn_initial": self.initial is not None} | self.regulariser.arguments
         return [f"{name}={value!r}" for name, value in given.items() if value]

@@ -96,9 +96,8 @@ class Streamer:
     def _build(self) -> None:
         if self.layer.batch_norm is not None and self.layer.num_layers > 1:
             raise BackendError("no stream of a layer with batch_norm: its step method runs it")
-        owners = (module._parameters for module in self.layer.modules())
-        self._places = [(owner, name) for owner in owners for name in owner]
-        self._made_for = self._stamp()
+        owners = ((module._parameters, module._buffers) for module in self.layer.modules())
+        self._places = [(owner, name) for both in owners for owner in both for name in owner]
         self._streams: list[Stream] = []
         regulariser, x = self.layer.regulariser, self._x
         cell = regulariser.evaluation
@@ -118,3 +117,4 @@ class Streamer:
                 self._streams.append(Stream(graph, x, state, parameters, leaves))
                 x = self._streams[-1].y
             self._y = x[0]
+        self._made_for = self._stamp()  # now: in training, normalised matrices change when they are read

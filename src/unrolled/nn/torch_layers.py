@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -21,6 +21,7 @@ from unrolled.cells.rnn import rnn
 from unrolled.errors import InputError
 from unrolled.nn.masks import Masks, Regularisers
 from unrolled.nn.stack import Options, RecurrentStack
+from unrolled.nn.weight_norm import WeightNorms, written
 from unrolled.parameters import Stacked
 
 
@@ -49,6 +50,7 @@ class _TorchLayer(RecurrentStack):
         learn_initial: bool = False,
         norm: str | None = None,
         batch_norm: bool = False,
+        weight_norm: WeightNorms | None = None,
         **regularisers: Unpack[Regularisers],
     ) -> None:
         if proj_size and "c" not in cell.states:
@@ -66,6 +68,7 @@ class _TorchLayer(RecurrentStack):
             learn_initial=learn_initial,
             norm=norm,
             batch_norm=batch_norm,
+            weight_norm=weight_norm,
             device=device,
             dtype=dtype,
             **regularisers,
@@ -94,16 +97,18 @@ class _TorchLayer(RecurrentStack):
                 self.register_parameter(f"{name}_{suffix}", nn.Parameter(tensor))
         self._normalised = norm is not None
         self._parts = self._rows_of_gates()
+        self._names = tuple(self._parameters)
         self.reset_parameters()
+        self._normalise_weights()
 
     def reset_parameters(self) -> None:
         """Draw the initial values anew, as torch does: uniform within ±1/√H."""
         bound = 1 / math.sqrt(self.hidden_size)
-        for tensor in self._parameters.values():
-            assert tensor is not None
-            nn.init.uniform_(tensor, -bound, bound)
-        for suffix in self.suffixes if self._normalised else ():
-            nn.init.ones_(getattr(self, f"gain_{suffix}"))
+        with written(self, self._names) as tensors:
+            for tensor in tensors.values():
+                nn.init.uniform_(tensor, -bound, bound)
+            for suffix in self.suffixes if self._normalised else ():
+                nn.init.ones_(tensors[f"gain_{suffix}"])
         self.reset_initial()
 
     def parameters_of(self, suffix: str) -> Stacked:
@@ -171,6 +176,17 @@ class _TorchLayer(RecurrentStack):
 
     def flatten_parameters(self) -> None:
         """Nothing: parameters need not lie side by side here. Programs that run on torch's layers call it."""
+
+    def _matrices(self) -> Mapping[str, str]:
+        return {name: name[: name.index("_l")] for name in self._names if name.startswith("weight")}
+
+    def _recurrent(self) -> Collection[str]:
+        return ("weight_hh",)
+
+    def matrices_in(self, name: str) -> int:
+        """How many gates' matrices are one below the other in a parameter."""
+        gates = {"weight_ih": self.x_gates, "weight_hh": self.h_gates}.get(name[: name.index("_l")])
+        return len(gates) if gates else 1
 
     @property
     def _maps(self) -> tuple[str, ...]:
