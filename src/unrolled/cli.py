@@ -20,7 +20,7 @@ import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.cli_digits import train_digits_command
-from unrolled.cli_flow import flow_command
+from unrolled.cli_flow import compare_command, flow_command
 from unrolled.cli_lab import lab_command
 from unrolled.cli_settings import tensorboard_observer, with_settings
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
@@ -47,6 +47,7 @@ app.add_typer(data_app, name="data")
 app.command("plan")(plan_command)
 app.command("truncation")(truncation_command)
 app.command("flow")(flow_command)
+app.command("compare")(compare_command)
 app.command("lab")(lab_command)
 app.command("units")(units_command)
 
@@ -199,9 +200,11 @@ def train_char(
 ) -> int:  # fmt: skip
     """Train a character model on a text file or a data set, or go on with a run."""
     events = tensorboard_observer() if tensorboard else None
-    given = {key: value for key, value in settings.items() if value is not None}
-    if "init" in given:
-        given["init"] = tuple(given["init"])
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings.items()
+        if value is not None
+    }
     if resume is not None:
         if name is not None or runs is not None:
             raise unrolled.InputError("--name and --runs are for a new run: leave them out with --resume")

@@ -6,6 +6,7 @@ flow.diagnose(model, batch)
 flow.report(model, batch, "flow.html")
 """
 
+from unrolled.flow.compare import Comparison, Variant, compare
 from unrolled.flow.diagnose import Diagnosis, diagnose
 from unrolled.flow.findings import Finding
 from unrolled.flow.forward import (
@@ -35,10 +36,10 @@ from unrolled.flow.trace import Place, Recording, record
 from unrolled.flow.truncated import Truncation, truncation
 
 __all__ = [
-    "Clipping", "Diagnosis", "Finding", "GateStatistics", "GradientByLag", "LagProfile", "LagSpectrum",
-    "Lyapunov", "Measurement", "Monitor", "NanSource", "Place", "PlaceMeasurement", "Recording", "Report",
-    "StepSpectra", "Truncation", "bounded", "clipping", "diagnose", "exponents", "gate_statistics",
-    "gradient_by_lag", "impulse_response", "jacobian_parts", "jacobians", "lag_spectrum", "linear_recursion",
-    "lyapunov", "memory_of_tanh", "nan_source", "record", "report", "saturation", "step_spectra",
-    "truncation",
+    "Clipping", "Comparison", "Diagnosis", "Finding", "GateStatistics", "GradientByLag", "LagProfile",
+    "LagSpectrum", "Lyapunov", "Measurement", "Monitor", "NanSource", "Place", "PlaceMeasurement",
+    "Recording", "Report", "StepSpectra", "Truncation", "Variant", "bounded", "clipping", "compare",
+    "diagnose", "exponents", "gate_statistics", "gradient_by_lag", "impulse_response", "jacobian_parts",
+    "jacobians", "lag_spectrum", "linear_recursion", "lyapunov", "memory_of_tanh", "nan_source", "record",
+    "report", "saturation", "step_spectra", "truncation",
 ]  # fmt: skip

@@ -56,15 +56,24 @@ class Record:
     def __repr__(self) -> str:
         return self.summary()
 
+    def png(self) -> bytes:
+        """The drawing as a file.
+
+        Raises:
+            InputError: matplotlib is not there.
+        """
+        figure: Any = self.plot().figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
+
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(self.summary())}</pre>"
         try:
-            figure: Any = self.plot().figure
+            picture = base64.b64encode(self.png()).decode()
         except InputError:  # no matplotlib
             return text
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">{text}'
+        return f'<img src="data:image/png;base64,{picture}">{text}'
 
 
 def plain(value: Any) -> Any:

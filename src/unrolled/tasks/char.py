@@ -25,15 +25,15 @@ from unrolled.cells import find
 from unrolled.data import EncodedText, Streams, Text, Vocabulary, baselines, held_out, split
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
 from unrolled.graph import Graph
-from unrolled.nn import Recurrent
+from unrolled.nn import Recurrent, decay_groups
 from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
-from unrolled.tasks.char_config import FORMERLY, CharConfig
+from unrolled.tasks.char_config import FORMERLY, CharConfig, pattern_of
 from unrolled.tasks.char_step import CharStep
 from unrolled.tasks.char_time import Reaching, in_budget, step_of
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
-from unrolled.train.flat import flatten
+from unrolled.train.flat import flatten, parts_of
 from unrolled.train.loop import Trainer, restore_model
 from unrolled.train.optimisers import Clip, Schedule, make_optimiser
 from unrolled.train.sampling import sample
@@ -56,31 +56,31 @@ class CharModel(nn.Module):
         super().__init__()
         dtype = getattr(torch, config.dtype)
         self.layer = Recurrent(
-            cell, symbols, config.hidden, config.layers, dropout=config.dropout, dtype=dtype
+            cell,
+            symbols,
+            config.hidden,
+            config.layers,
+            dropout=config.dropout,
+            norm=config.norm,
+            batch_norm=config.batch_norm,
+            weight_norm=config.weight_norms,
+            dtype=dtype,
         )
         self.head = nn.Linear(self.layer.output_size, symbols, dtype=dtype)
-        # A one-hot input picks one column, so the columns alone decide how far apart two characters are; the
-        # layer's default is meant for dense inputs and is many times too small for that.
-        initialise_matching(list(self.layer.parameters_of("l0").items()), {"*.x": "normal:0.5"})
-        patterns = dict(_pattern(text) for text in config.init)
-        tensors = [
-            pair for suffix in self.layer.suffixes for pair in self.layer.parameters_of(suffix).items()
-        ]
-        tensors += [(f"head.{name}", tensor) for name, tensor in self.head.named_parameters()]
-        initialise_matching(tensors, patterns)
+        patterns = dict(pattern_of("init", text, "INITIALISER", "'f.bias=1'") for text in config.init)
+        with self.layer.written() as layers:
+            # A one-hot input picks one column, so the columns alone decide how far apart two characters are;
+            # the layer's default is meant for dense inputs and is many times too small for that.
+            initialise_matching(list(layers["l0"].items()), {"*.x": "normal:0.5"})
+            tensors = [pair for each in layers.values() for pair in each.items()]
+            tensors += [(f"head.{name}", tensor) for name, tensor in self.head.named_parameters()]
+            initialise_matching(tensors, patterns)
 
     def forward(
         self, tokens: Tensor, state: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         outputs, after = self.layer(tokens, state)
         return self.head(outputs), after
-
-
-def _pattern(text: str) -> tuple[str, str]:
-    pattern, equals, how = text.partition("=")
-    if not (pattern and equals and how):
-        raise InputError(f"cannot read --init {text!r}; write PATTERN=INITIALISER, as in 'f.bias=1'")
-    return pattern.strip(), how.strip()
 
 
 class CharTask:
@@ -149,7 +149,8 @@ class CharTask:
     def trainer(self) -> Trainer:
         """A trainer at step 0."""
         c = self.config
-        whole = flatten(self.model)
+        groups = decay_groups(self.model, c.weight_decay) if c.weight_decay else []
+        whole = flatten(self.model, groups)
         self.direct = None
         plain = self.reaching is None and not isinstance(c.policy, Checkpointed)
         if plain and DirectStack.why_not(self.model.layer) is None:
@@ -158,7 +159,7 @@ class CharTask:
         return Trainer(
             self,
             whole,
-            make_optimiser(c.optimiser, [whole], c.rate),
+            make_optimiser(c.optimiser, parts_of(whole, groups) if groups else [whole], c.rate),
             Clip(value=c.clip_value or None, norm=c.clip_norm or None),
             Schedule(c.rate, c.schedule, c.warmup, c.steps),
         )
@@ -343,7 +344,10 @@ def _read_facts(saved: Checkpoint) -> tuple[Cell, Vocabulary, CharConfig]:
         if facts["task"] != "char":
             raise CheckpointError(f"{saved.path} holds a {facts['task']} model, not a character model")
         cell = facts["cell"]
-        config = {**FORMERLY, **facts["config"], "init": tuple(facts["config"]["init"])}
+        settings = {**FORMERLY, **facts["config"]}
+        config: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+        }
         return (
             Cell(cell["name"], Graph.from_json(cell["graph"]), Graph.from_json(cell["square"])),
             Vocabulary(facts["vocabulary"]),

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from unrolled.errors import InputError
+from unrolled.options import read_call
 from unrolled.tasks.char_time import read_bptt
 from unrolled.train.loop import Plan
 from unrolled.train.optimisers import SCHEDULES
 from unrolled.unroll.policies import Policy
 
-FORMERLY: Final = {"evaluate_characters": 0, "ngram_characters": 0}
+FORMERLY: Final[dict[str, Any]] = {
+    "evaluate_characters": 0,
+    "ngram_characters": 0,
+    "norm": None,
+    "batch_norm": False,
+    "weight_norm": [],
+    "weight_decay": 0.0,
+}
 """Settings that runs may lack, as they did not always exist, and what was done then."""
 
 
@@ -26,6 +34,13 @@ class CharConfig:
     hidden: Annotated[int, "units in each layer (H)"] = 256
     layers: Annotated[int, "layers, one above the other"] = 1
     dropout: Annotated[float, "probability of dropping a value between layers"] = 0.0
+    norm: Annotated[str | None, "layer or rms: the summed inputs of each gate are normalised"] = None
+    batch_norm: Annotated[bool, "values between layers are normalised over the batch"] = False
+    weight_norm: Annotated[
+        tuple[str, ...],
+        "weight, spectral or spectral:LIMIT: recurrent matrices are normalised; others by "
+        "PATTERN=KIND, as in '*.x=weight'",
+    ] = ()
     init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in 'f.bias=1' or '*.h=orthogonal'"] = ()
     steps: Annotated[int, "gradient steps to make"] = 2000
     batch: Annotated[int, "parallel streams through the text (B)"] = 32
@@ -37,6 +52,7 @@ class CharConfig:
     ] = 64
     reset: Annotated[float, "probability that a stream's state starts again at zero before a chunk"] = 0.02
     optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'sgd(momentum=0.9)'"] = "adam"
+    weight_decay: Annotated[float, "the optimiser's weight_decay, for matrices alone"] = 0.0
     rate: Annotated[float, "learning rate"] = 5e-3
     schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
     warmup: Annotated[int, "steps over which the rate rises at first"] = 50
@@ -84,6 +100,12 @@ class CharConfig:
                     f"--{name.replace('_', '-')} must be at least {least}, or 0 for all, got "
                     f"{getattr(self, name)}"
                 )
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"--weight-decay must be a number from 0, got {self.weight_decay}")
+        if self.weight_decay and "weight_decay" in read_call(self.optimiser)[1]:
+            raise InputError("--weight-decay and weight_decay= of --optimiser: give one of them")
+        if self.batch_norm and self.layers == 1:
+            raise InputError("--batch-norm is between layers, and there is one: give --layers 2 or more")
         if not 0 <= self.reset <= 1:
             raise InputError(f"--reset is a probability from 0 to 1, got {self.reset}")
         if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
@@ -95,6 +117,19 @@ class CharConfig:
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {' or '.join(choices)}, got {getattr(self, name)!r}")
+
+    @property
+    def weight_norms(self) -> dict[str, str] | str | None:
+        """What `weight_norm` of a layer is given.
+
+        Raises:
+            InputError: a kind for recurrent matrices is not the only one.
+        """
+        if not self.weight_norm:
+            return None
+        if len(self.weight_norm) == 1 and "=" not in self.weight_norm[0]:
+            return self.weight_norm[0]
+        return dict(pattern_of("weight-norm", text, "KIND", "'*.x=weight'") for text in self.weight_norm)
 
     @property
     def chunk(self) -> int:
@@ -120,3 +155,15 @@ class CharConfig:
             show_every=every(self.sample_every, 4),
             keep=self.keep,
         )
+
+
+def pattern_of(option: str, text: str, what: str, example: str) -> tuple[str, str]:
+    """The two sides of PATTERN=WHAT.
+
+    Raises:
+        InputError: it is not of this form.
+    """
+    pattern, equals, how = text.partition("=")
+    if not (pattern.strip() and equals and how.strip()):
+        raise InputError(f"cannot read --{option} {text!r}; write PATTERN={what}, as in {example}")
+    return pattern.strip(), how.strip()

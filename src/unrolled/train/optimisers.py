@@ -26,11 +26,12 @@ OPTIMISERS: Final[dict[str, type[Optimizer]]] = {
 SCHEDULES: Final = ("constant", "linear", "cosine")
 
 
-def make_optimiser(text: str, parameters: Iterable[Tensor], rate: float) -> Optimizer:
+def make_optimiser(text: str, parameters: Iterable[Any], rate: float) -> Optimizer:
     """The optimiser that text such as "adam" or "sgd(momentum=0.9)" asks for.
 
     Args:
         text: a name of `OPTIMISERS`, with torch's options in brackets; a pair is written betas=0.9/0.99.
+        parameters: tensors, or groups of them as torch has them.
         rate: the learning rate.
 
     Raises:
