@@ -24,6 +24,7 @@ from unrolled import (
     through_time,
 )
 from unrolled.nn import SpectralNorm, WeightNorm, decay_groups, normalise_weights
+from unrolled.nn.deep import Deep
 from unrolled.nn.direct import DirectStack
 from unrolled.nn.weight_norm import most_stretched
 
@@ -170,6 +171,27 @@ def test_spectral_norm_bounds_the_jacobian_of_every_step_of_a_tanh_network(limit
     assert float(spectra.largest.max()) <= limit * (1 + 1e-10)
     still = flow.step_spectra(layer, torch.zeros(5, B, D, **DOUBLE))
     torch.testing.assert_close(still.largest, torch.full_like(still.largest, limit), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("norm", [None, "layer"])
+def test_every_layer_of_a_deep_network_is_bounded_by_itself(norm: str | None) -> None:
+    """The matrices of all layers are one tensor; biases and gains are left alone."""
+    network = Deep("rnn", 8, 12, norm=norm, **DOUBLE)
+    normalise_weights(network, "spectral:0.9")
+    assert [n for n, m in network.named_modules() if isinstance(m, SpectralNorm)] == [
+        "layers.h.parametrizations.h.0"
+    ]
+    expected = torch.full((12,), 0.9, **DOUBLE)
+    torch.testing.assert_close(largest(network.stacked()["h.h"]), expected, rtol=1e-12, atol=0)
+    A = random(B, 8)
+    results = []
+    for backend in ("cpu", "reference"):
+        network.backend = backend
+        results.append({"A": network(A)})
+    assert_same(*results, 1e-12)
+    if norm is None:
+        spectra = flow.step_spectra(network, A, lambda m, a: m(a).square().sum(-1))
+        assert 0.5 < float(spectra.largest.max()) <= 0.9 * (1 + 1e-10)
 
 
 def test_what_normalises_an_input_map_does_not_see_its_scale() -> None:

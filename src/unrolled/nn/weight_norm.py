@@ -174,7 +174,8 @@ def normalise_weights(module: nn.Module, kind: WeightNorms, names: Mapping[str, 
         kind: "weight" for `WeightNorm`; "spectral" for `SpectralNorm` with the limit 1, "spectral:0.9" for
             another. Or by pattern, as in {"*.h": "spectral", "*.x": "weight"}; later patterns win.
         names: the matrices that are meant, by their full names, and what patterns call each. Without it they
-            are all parameters below the module that have two axes or more, are no bias and no initial state.
+            are all parameters below the module that have two axes or more and are no bias, gain or initial
+            state.
 
     Raises:
         InputError: no such kind, a pattern matches nothing, or a matrix is used in two places.
@@ -223,7 +224,8 @@ def _matrices(module: nn.Module) -> list[str]:
     found = []
     for name, parameter in module.named_parameters():
         *above, last = name.split(".")
-        if parameter.ndim > 1 and not {"initial", "parametrizations"} & {*above} and "bias" not in last:
+        vector = "bias" in last or "gain" in last  # of many layers, it has two axes too
+        if parameter.ndim > 1 and not vector and not {"initial", "parametrizations"} & {*above}:
             found.append(name)
     return found
 
