@@ -32,7 +32,9 @@ def as_published(dense: Dense, A: Tensor) -> Tensor:
             z = torch.cat(values, 1) @ each.x.T
             if dense.form.norm == "layer":
                 z = z - z.mean(1, keepdim=True)
-            if dense.form.norm:
+            if dense.form.norm == "batch":
+                z = each.gain * (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()
+            elif dense.form.norm:
                 z = each.gain * z / (z.square().mean(1, keepdim=True) + 1e-5).sqrt()
             summed.append(z + each.bias)
         f = FUNCTIONS.get(dense.form.activation, torch.maximum)
@@ -40,7 +42,7 @@ def as_published(dense: Dense, A: Tensor) -> Tensor:
     return torch.cat(values, 1)
 
 
-@pytest.mark.parametrize("norm", [None, "layer", "rms"])
+@pytest.mark.parametrize("norm", [None, "layer", "rms", "batch"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_it_is_the_published_network_with_its_gradients(activation, norm):
     dense, A = make(activation, norm), torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
@@ -54,7 +56,7 @@ def test_it_is_the_published_network_with_its_gradients(activation, norm):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("norm", [None, "layer"])
+@pytest.mark.parametrize("norm", [None, "layer", "batch"])
 @pytest.mark.parametrize("activation", ["tanh", "maxout"])
 def test_first_and_second_derivatives_are_those_of_finite_differences(activation, norm):
     dense = make(activation, norm, depth=3, growth=2)
@@ -179,6 +181,28 @@ def test_initial_values_keep_the_size_of_what_is_read():
     assert (Dense(4, 3, 2, "maxout", init={"h2": 2.0}).l1.h2.bias == 2).all()
 
 
+def test_batch_norm_counts_each_batch_once_in_running_means_and_uses_them_afterwards():
+    dense = make("tanh", "batch")
+    A = torch.randn(50, 5, dtype=torch.float64) + 1
+    z = A @ dense.l0.h.x.T
+    out = dense(A)
+    torch.testing.assert_close(dense.l0.h.mean, 0.1 * z.mean(0))
+    torch.testing.assert_close(dense.l0.h.variance, 0.9 + 0.1 * z.var(0))
+    out.square().sum().backward(retain_graph=True)
+    torch.autograd.grad(out.square().sum(), dense.l0.h.x, create_graph=True)
+    torch.testing.assert_close(dense.l0.h.mean, 0.1 * z.mean(0))
+    dense.eval()
+    mean, variance, gain = dense.l0.h.mean, dense.l0.h.variance, dense.l0.h.gain
+    expected = (gain * (z - mean) / (variance + 1e-5).sqrt() + dense.l0.h.bias).tanh()
+    torch.testing.assert_close(dense(A)[:, 5:8], expected)
+    assert torch.autograd.gradcheck(dense, torch.randn(3, 5, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradgradcheck(dense, torch.randn(2, 5, dtype=torch.float64, requires_grad=True))
+    torch.testing.assert_close(dense(A[3]), dense(A)[3])
+    dense.train()
+    with pytest.raises(InputError, match="at least 2 rows, for one has no variance"):
+        dense(A[3])
+
+
 def test_autocast_converts_the_input_and_nothing_inside():
     dense, A = Dense(5, 3, 4), torch.randn(2, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -194,7 +218,7 @@ def test_autocast_converts_the_input_and_nothing_inside():
         ({"growth": 2.5}, "growth must be a whole number"),
         ({"width": True}, "width must be a whole number"),
         ({"activation": "swish"}, "there are tanh, relu, sigmoid, softplus, maxout"),
-        ({"norm": "batch"}, "no norm 'batch'; there are layer, rms"),
+        ({"norm": "weight"}, "no norm 'weight'; there are layer, rms, batch"),
         ({"norm": "layer", "growth": 1}, "always 0"),
         ({"init": {"f.*": 0.0}}, "pattern 'f.*' matches no parameter"),
     ],

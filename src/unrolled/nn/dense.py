@@ -12,9 +12,8 @@ weights do grow with the square of the depth: that is what the network is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, get_args
 
 import torch
@@ -26,25 +25,31 @@ from unrolled.cells.rnn import POINTWISE, Activation
 from unrolled.errors import InputError, check_sizes
 from unrolled.graph import OPERATIONS
 from unrolled.nn.autocast import in_own_dtype
+from unrolled.nn.batch_norm import EPS, MOMENTUM
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
 from unrolled.nn.room import check_room
 from unrolled.tracing import more_than_numbers
 
 ACTIVATIONS: Final = get_args(Activation)
 
-NORMS: Final = {"layer": layer_norm, "rms": rms_norm}
+OF_ROWS: Final = {"layer": layer_norm, "rms": rms_norm}
 
-GAIN: Final = {"relu": math.sqrt(2)}
-"""By what the weights begin larger than 1/√fan-in, so that a layer's values are as large as what it reads (He
-et al. 2015, arXiv:1502.01852); 1 for all others."""
+NORMS: Final = (*OF_ROWS, "batch")
+
+
+def started(activation: str) -> str:
+    """The initialiser with which a layer's values are about as large as what it reads."""
+    return "he" if activation == "relu" else "lecun"
 
 
 class Map(NamedTuple):
-    """One affine map of a layer: x (growth, units before it), bias and gain (growth,)."""
+    """One affine map of a layer: x (growth, units before it), bias and gain (growth,), and with batch norm
+    running means of its products and their variance (growth,)."""
 
     x: Tensor
     bias: Tensor
     gain: Tensor | None
+    running: tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Form:
     growth: int
     activation: str
     norm: str | None
+    training: bool = True
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -72,22 +78,31 @@ class Form:
         begin = self.width + layer * self.growth
         return slice(begin, begin + self.growth)
 
-    def normal(self, z: Tensor, own: Map) -> Tensor:
-        """What a map's product becomes before the activation; without a norm the bias is in it already."""
-        return NORMS[self.norm](z, own.gain, own.bias) if self.norm else z
+    def normal(self, z: Tensor, own: Map, counted: bool = False) -> Tensor:
+        """What a map's product becomes before the activation; without a norm the bias is in it already.
+
+        Args:
+            counted: the batch counts in running means.
+        """
+        if self.norm != "batch":
+            return OF_ROWS[self.norm](z, own.gain, own.bias) if self.norm else z
+        running = own.running if counted or not self.training else None
+        mean, variance = running or (None, None)
+        return F.batch_norm(z, mean, variance, own.gain, own.bias, self.training, MOMENTUM, EPS)
 
     def activate(self, summed: Sequence[Tensor]) -> Tensor:
         """f of what the maps give."""
         return maximum(*summed) if len(summed) == 2 else POINTWISE[self.activation](*summed)
 
-    def layers(self, parameters: Sequence[Tensor]) -> list[list[Map]]:
-        """The maps of every layer, from the parameters in their order."""
-        each = 3 if self.norm else 2
-        found = [
-            Map(parameters[k], parameters[k + 1], parameters[k + 2] if self.norm else None)
-            for k in range(0, len(parameters), each)
-        ]
-        count = len(self.maps)
+    def layers(
+        self, parameters: Sequence[Tensor], running: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[list[Map]]:
+        """The maps of every layer, from the parameters and running statistics in their order."""
+        each, count = 3 if self.norm else 2, len(self.maps)
+        found = []
+        for k in range(self.depth * count):
+            x, bias, *gain = parameters[k * each : (k + 1) * each]
+            found.append(Map(x, bias, gain[0] if gain else None, running[k] if running else None))
         return [found[k : k + count] for k in range(0, len(found), count)]
 
 
@@ -99,10 +114,10 @@ class Dense(nn.Module):
         depth: layers.
         growth: units that each adds.
         activation: f; "relu", "tanh", "sigmoid", "softplus", or "maxout", the larger of two affine maps.
-        norm: "layer" or "rms" normalises what the matrices give, with a gain, before the bias.
+        norm: "layer", "rms" or "batch" normalises what the matrices give, with a gain, before the bias;
+            "batch" by mean and variance of the batch in training, and by running means of these afterwards.
         init: initialisers by pattern, as in {"h.bias": 0.1, "*.x": "orthogonal"}, over all layers; see
-            `unrolled.nn.initialise`. Without: normal with the variance 2/fan-in for relu, else 1/fan-in, and
-            biases 0.
+            `unrolled.nn.initialise`. Without: "he" for relu and "lecun" for others, and biases 0.
 
     Parameters: `l0.h.x` (growth, units before), `l0.h.bias`, `l0.h.gain` with a norm, and so on; of maxout
         `l0.h1.x` and `l0.h2.x`.
@@ -149,7 +164,7 @@ class Dense(nn.Module):
             where.device,
             "they grow with the square of depth and growth: lower one of these",
         )
-        self._places: list[tuple[nn.Module, str]] = []  # of all parameters: to walk through modules is slow
+        self._maps: list[nn.Module] = []  # to walk through modules takes long
         for layer in range(depth):
             self.add_module(f"l{layer}", self._layer(self.form.units(layer).start, where))
         self.reset_parameters()
@@ -161,18 +176,19 @@ class Dense(nn.Module):
             own = nn.Module()
             for each, shape in shapes.items():
                 own.register_parameter(each, nn.Parameter(like.new_empty(shape)))
-                self._places.append((own, each))
+            if self.form.norm == "batch":
+                own.register_buffer("mean", like.new_zeros(growth))
+                own.register_buffer("variance", like.new_ones(growth))
+            self._maps.append(own)
             module.add_module(name, own)
         return module
 
     def reset_parameters(self) -> None:
         """Draw the initial values anew."""
+        starts: dict[str, Initialiser] = {"x": started(self.form.activation), "bias": 0.0, "gain": 1.0}
         everything: list[tuple[str, Tensor]] = []
         for layer in range(self.form.depth):
-            before = self.form.units(layer).start
-            std = GAIN.get(self.form.activation, 1.0) / math.sqrt(before)
             for name, tensor in self.get_submodule(f"l{layer}").named_parameters():
-                starts: dict[str, Initialiser] = {"x": f"normal:{std}", "bias": 0.0, "gain": 1.0}
                 initialise(tensor, starts[name.rpartition(".")[2]])
                 everything.append((name, tensor))
         initialise_matching(everything, self.init)
@@ -186,30 +202,41 @@ class Dense(nn.Module):
         """All that was computed, side by side; see the class for shapes."""
         if not isinstance(A, Tensor):
             raise InputError(f"A is a {type(A).__name__}, expected a tensor (B, {self.form.width})")
-        parameters = [getattr(module, name) for module, name in self._places]
-        return self._run(A, parameters)
+        return self._run(A, None)
 
     @property
     def dtype(self) -> torch.dtype:
         """What the parameters are."""
-        module, name = self._places[0]
-        found: Tensor = getattr(module, name)
-        return found.dtype
+        return next(self._maps[0].parameters()).dtype
 
     @in_own_dtype
-    def _run(self, A: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        form, like = self.form, parameters[0]
+    def _run(self, A: Tensor, state: None) -> Tensor:
+        form = replace(self.form, training=self.training)
+        names = ("x", "bias", "gain") if form.norm else ("x", "bias")
+        parameters: list[Tensor] = [getattr(own, name) for own in self._maps for name in names]
+        running = [
+            (own.get_buffer("mean"), own.get_buffer("variance")) for own in self._maps if form.norm == "batch"
+        ]
+        like = parameters[0]
         if A.ndim not in (1, 2) or A.shape[-1] != form.width:
             raise InputError(f"A has shape {tuple(A.shape)}, expected (B, {form.width}), or ({form.width},)")
         if A.dtype != like.dtype:
             raise InputError(f"A is {A.dtype}, but the layers are {like.dtype}; use A.to({like.dtype})")
         if A.device != like.device:
             raise InputError(f"A is on {A.device}, but the layers are on {like.device}")
-        if A.ndim == 1:
-            return self._run(A[None], parameters)[0]
+        rows = A if A.ndim == 2 else A[None]
+        if form.norm == "batch" and form.training and len(rows) < 2:
+            raise InputError("batch norm in training takes at least 2 rows, for one has no variance")
         if more_than_numbers(A, *parameters):
-            return plain(form, A, parameters)
-        learning = torch.is_grad_enabled() and (A.requires_grad or any(p.requires_grad for p in parameters))
+            found = plain(form, rows, parameters, running, counted=True)
+        else:
+            self._check_room(rows, parameters)
+            found = _Buffered.apply(form, running, rows, *parameters)  # type: ignore[no-untyped-call]
+        return found if A.ndim == 2 else found[0]
+
+    def _check_room(self, A: Tensor, parameters: Sequence[Tensor]) -> None:
+        form = self.form
+        learning = torch.is_grad_enabled() and any(t.requires_grad for t in (A, *parameters))
         units = form.total + (form.total + form.depth * form.growth * len(form.maps)) * learning
         check_room(
             f"a dense pass of {len(A):,} rows through {form.total:,} units",
@@ -217,8 +244,6 @@ class Dense(nn.Module):
             A.device,
             "give fewer rows at once, or lower depth or growth",
         )
-        found: Tensor = _Buffered.apply(form, A, *parameters)  # type: ignore[no-untyped-call]
-        return found
 
     def extra_repr(self) -> str:
         form = self.form
@@ -229,10 +254,17 @@ class Dense(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"  # a thousand layers tell no more
 
 
-def plain(form: Form, A: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+def plain(
+    form: Form,
+    A: Tensor,
+    parameters: Sequence[Tensor],
+    running: Sequence[tuple[Tensor, Tensor]] = (),
+    counted: bool = False,
+) -> Tensor:
     """The same with `torch.cat`: what is differentiated again, transformed or compiled by torch."""
-    for maps in form.layers(parameters):
-        summed = [form.normal(F.linear(A, own.x, None if form.norm else own.bias), own) for own in maps]
+    for maps in form.layers(parameters, running):
+        products = [F.linear(A, own.x, None if form.norm else own.bias) for own in maps]
+        summed = [form.normal(z, own, counted) for z, own in zip(products, maps, strict=True)]
         A = torch.cat([A, form.activate(summed)], -1)
     return A
 
@@ -241,11 +273,13 @@ class _Buffered(torch.autograd.Function):
     """All layers as one differentiable operation. Inputs: A, and the parameters in their order."""
 
     @staticmethod
-    def forward(ctx: Any, form: Form, A: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, form: Form, running: list[tuple[Tensor, Tensor]], A: Tensor, *parameters: Tensor
+    ) -> Tensor:
         buffer = A.new_empty(len(A), form.total)
         buffer[:, : form.width] = A
         kept = [A.new_empty(len(A), form.depth * form.growth) for _ in form.maps]
-        for layer, maps in enumerate(form.layers(parameters)):
+        for layer, maps in enumerate(form.layers(parameters, running)):
             at = form.units(layer)
             before, summed = buffer[:, : at.start], []
             for z, own in zip(_of_layer(form, kept, layer), maps, strict=True):
@@ -253,9 +287,9 @@ class _Buffered(torch.autograd.Function):
                     torch.mm(before, own.x.t(), out=z)
                 else:
                     torch.addmm(own.bias, before, own.x.t(), out=z)
-                summed.append(form.normal(z, own))
+                summed.append(form.normal(z, own, counted=True))
             buffer[:, at] = form.activate(summed)
-        ctx.form = form
+        ctx.form, ctx.running = form, running
         ctx.save_for_backward(A, buffer, *kept, *parameters)
         return buffer
 
@@ -265,13 +299,13 @@ class _Buffered(torch.autograd.Function):
         A, buffer, *rest = ctx.saved_tensors
         kept, parameters = rest[: len(form.maps)], rest[len(form.maps) :]
         if torch.is_grad_enabled() or more_than_numbers(d_out):
-            return (None, *_again(form, [A, *parameters], d_out))
+            return (None, None, *_again(form, ctx.running, [A, *parameters], d_out))
         d = d_out.clone(memory_format=torch.contiguous_format)
-        first = 0 if ctx.needs_input_grad[1] else form.width
+        first = 0 if ctx.needs_input_grad[2] else form.width
         found: list[Tensor | None] = []  # from the last parameter to the first
         adjoint = OPERATIONS["maximum" if len(form.maps) == 2 else form.activation].adjoint
         assert adjoint is not None
-        for layer, maps in reversed([*enumerate(form.layers(parameters))]):
+        for layer, maps in reversed([*enumerate(form.layers(parameters, ctx.running))]):
             at = form.units(layer)
             before, zs = buffer[:, : at.start], _of_layer(form, kept, layer)
             summed = [form.normal(z, own) for z, own in zip(zs, maps, strict=True)]
@@ -284,8 +318,8 @@ class _Buffered(torch.autograd.Function):
                     d_bias = d_z.sum(0)
                 found += [d_bias, d_z.t() @ before]
                 d[:, first : at.start].addmm_(d_z, own.x[:, first:])
-        d_A = d[:, : form.width].clone() if ctx.needs_input_grad[1] else None
-        return (None, d_A, *reversed(found))
+        d_A = d[:, : form.width].clone() if ctx.needs_input_grad[2] else None
+        return (None, None, d_A, *reversed(found))
 
 
 def _of_layer(form: Form, kept: Iterable[Tensor], layer: int) -> list[Tensor]:
@@ -297,15 +331,17 @@ def _back_through_norm(form: Form, z: Tensor, own: Map, d: Tensor) -> tuple[Tens
     """The gradients of a map's product, gain and bias."""
     with torch.enable_grad():
         z, bias, gain = (t.detach().requires_grad_() for t in (z, own.bias, own.gain) if t is not None)
-        return torch.autograd.grad(form.normal(z, Map(own.x, bias, gain)), (z, gain, bias), d)
+        return torch.autograd.grad(form.normal(z, own._replace(bias=bias, gain=gain)), (z, gain, bias), d)
 
 
-def _again(form: Form, given: Sequence[Tensor], d_out: Tensor) -> tuple[Tensor | None, ...]:
+def _again(
+    form: Form, running: Sequence[tuple[Tensor, Tensor]], given: Sequence[Tensor], d_out: Tensor
+) -> tuple[Tensor | None, ...]:
     """The gradients with a graph of their own."""
     with torch.enable_grad(), torch.autocast(d_out.device.type, enabled=False):
         # Views, since one may have been computed from another: their gradients are along this pass alone.
         given = [t.view_as(t) if t.requires_grad else t for t in given]
         needing = [t for t in given if t.requires_grad]
-        out = plain(form, given[0], given[1:])
+        out = plain(form, given[0], given[1:], running)
         gradients = iter(torch.autograd.grad(out, needing, d_out, create_graph=True))
     return tuple(next(gradients) if t.requires_grad else None for t in given)

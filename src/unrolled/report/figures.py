@@ -102,7 +102,6 @@ def accuracy_figure(
         left.plot(steps, shares, "o-", color="#c8501e", markersize=4, label="test, with 95% confidence")
     for name, value in baselines.items():
         left.axhline(value, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
-        # Below a line near the top, or the legend's neighbour would be hit.
         left.annotate(
             f"{name} {value:.1%}", (last, value), ha="right", va="top" if value > 0.5 else "bottom",
             xytext=(0, -3 if value > 0.5 else 2), textcoords="offset points", fontsize=8, color="#555555",
@@ -112,25 +111,26 @@ def accuracy_figure(
     left.yaxis.set_major_formatter(PercentFormatter(1.0))
     left.set_xlabel("gradient steps")
     left.set_ylabel("accuracy")
-    left.set_title(title, loc="left", fontsize=10)
     if training or tested:
         left.legend(frameon=False, loc="center right", fontsize=9)
-    colours = ("#9db8d9", "#1f5fa8")
     looks = [r for r in metrics if "gradient_by_layer" in r]
-    for record, colour in zip([looks[0], looks[-1]] if len(looks) > 1 else looks, colours, strict=False):
-        points = [(k + 1, norm) for k, norm in enumerate(record["gradient_by_layer"]) if norm]
-        if points:
-            style = "-" if len(points) > 40 else "o-"
-            label = f"after {record['step']:,} steps"
-            right.plot(*zip(*points, strict=True), style, color=colour, markersize=3.5, label=label)
+    for record, colour in zip(looks[:1] + looks[1:][-1:], ("#9db8d9", "#1f5fa8"), strict=False):
+        norms = record["gradient_by_layer"]
+        points = [(k, norm) for k, norm in enumerate(norms, 1) if norm]
+        many = len(norms) > 40
+        right.plot(
+            [k for k, _ in points], [norm for _, norm in points], "." if many else "o-",
+            color=colour, markersize=2.5 if many else 3.5,
+            label=f"after {record['step']:,} steps" if record["step"] else "at first",
+        )  # fmt: skip
     right.set_yscale("log")
     right.set_xlabel("layer")
-    right.set_ylabel("norm of the gradient")
-    right.set_title("gradient by layer", loc="left", fontsize=10)
-    if right.lines:
+    right.set_ylabel("norm of the gradient of its parameters")
+    if looks:
         right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return _png(figure)
 
 

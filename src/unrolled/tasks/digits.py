@@ -66,7 +66,8 @@ class DigitsTask:
     @property
     def title(self) -> str:
         """What the network is, in a line."""
-        return f"{self.model.kind}, {self.config.depth} layers"
+        of = {"conv-residual": "blocks a stage", "conv-dense": "layers a block"}
+        return f"{self.model.kind}, {self.config.depth:,} {of.get(self.model.kind, 'layers')}"
 
     @cached_property
     def baselines(self) -> dict[str, Accuracy]:

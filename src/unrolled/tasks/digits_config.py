@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from unrolled.errors import InputError, check_sizes
 from unrolled.nn.dense import ACTIVATIONS
@@ -13,6 +13,16 @@ from unrolled.train.loop import Plan
 from unrolled.train.optimisers import SCHEDULES
 
 NETWORKS: Final = ("plain", "residual", "highway", "dense", "conv-residual", "conv-dense")
+
+STARTS: Final = {
+    "residual": {"depth": 20, "width": 64, "growth": 16},
+    "conv-residual": {"depth": 2, "width": 16, "growth": 8},
+    "conv-dense": {"depth": 4, "width": 16, "growth": 8},
+}
+"""Sizes where none are given; those of the first for all other networks."""
+
+UNSAID: Final[Any] = None
+"""A size of which that decides."""
 
 MOST: Final = 1_000_000
 """Of every size."""
@@ -29,18 +39,20 @@ class DigitsConfig:
     ] = "residual"
     activation: Annotated[str, f"f of every layer: {', '.join(ACTIVATIONS)}"] = "relu"
     depth: Annotated[
-        int, "layers; in a convolutional network blocks of each stage, or layers of each block"
-    ] = 20
-    width: Annotated[int, "units of a layer; of a dense network units at first, of a conv. one channels"] = 64
-    growth: Annotated[int, "of dense and conv-dense: units or channels that each layer adds"] = 16
-    norm: Annotated[str | None, "normalise what the matrices give: layer or rms [none]"] = None
+        int, "layers; of a convolutional network blocks of a stage, or layers of a block [20; 2, 4]"
+    ] = UNSAID
+    width: Annotated[
+        int, "units of a layer, of dense at first; of conv-residual channels at first [64; 16]"
+    ] = UNSAID
+    growth: Annotated[int, "of dense and conv-dense: units or channels that each layer adds [16; 8]"] = UNSAID
+    norm: Annotated[str | None, "normalise what the matrices give: layer, rms or batch [none]"] = None
     init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in '*.bias=0' or 'f.h=orthogonal'"] = ()
     steps: Annotated[int, "gradient steps to make"] = 500
     batch: Annotated[int, "pictures in each (B)"] = 64
     optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'adamw(weight_decay=0.01)'"] = (
         "adam"
     )
-    rate: Annotated[float, "learning rate"] = 1e-3
+    rate: Annotated[float, "learning rate"] = 2e-3
     schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
     warmup: Annotated[int, "steps over which the rate rises at first"] = 20
     clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
@@ -57,6 +69,9 @@ class DigitsConfig:
     dtype: Annotated[str, "float32 or float64"] = "float32"
 
     def __post_init__(self) -> None:
+        for name, value in STARTS.get(self.network, STARTS["residual"]).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("depth", "width", "growth", "batch", "keep"):
             check_sizes(**{f"--{name}": getattr(self, name)})
             if getattr(self, name) > MOST:

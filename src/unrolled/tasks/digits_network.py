@@ -13,7 +13,7 @@ from unrolled.cells import find
 from unrolled.errors import InputError
 from unrolled.nn.convolutional import dense_network, residual_network
 from unrolled.nn.deep import Deep
-from unrolled.nn.dense import GAIN, Dense
+from unrolled.nn.dense import Dense, started
 from unrolled.options import read_call
 from unrolled.tasks.digits_config import DigitsConfig
 
@@ -39,7 +39,7 @@ def cell_through_depth(config: DigitsConfig) -> EquationCell:
     elif config.activation != "relu":
         raise InputError(f"cell {name!r} has no activation to choose; leave out --activation")
     if name == "highway" and config.depth > 1:
-        given.setdefault("carry_bias", math.log(config.depth - 1))
+        given.setdefault("carry_bias", round(math.log(config.depth - 1), 3))
     return cell.with_options(**given) if given else cell
 
 
@@ -115,14 +115,14 @@ class Classifier(nn.Module):
 def _starts(cell: EquationCell, config: DigitsConfig) -> dict[str, str]:
     """How the matrices of a network through depth begin, where nothing else is said.
 
-    So that a layer's values are as large as what it reads, see `unrolled.nn.dense.GAIN`. Those that end a
-    residual branch are 1/depth as large, or what is added up would grow exponentially.
+    So that a layer's values are as large as what it reads. Those that end a residual branch are 1/depth as
+    large, or what is added up would grow exponentially.
     """
-    std = GAIN.get(config.activation, 1.0) / math.sqrt(config.width)
+    how = started(config.activation)
     if cell.base_name == "residual":
-        last = "g.*" if cell.options["products"] == "two" else "f*.h"
-        return {"*.h": f"normal:{std}", last: f"normal:{std / config.depth}"}
-    return {"h*.h": f"normal:{std}"} if cell.base_name == "rnn" else {}
+        last = "g.f" if cell.options["products"] == "two" else "f*.h"
+        return {"*.h": how, last: f"{how}:{1 / config.depth}"}
+    return {"h*.h": how} if cell.base_name == "rnn" else {}
 
 
 def _convolutional(config: DigitsConfig, classes: int) -> nn.Sequential:
