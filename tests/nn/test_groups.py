@@ -7,6 +7,7 @@ from torch import nn
 from unrolled import InputError, Recurrent
 from unrolled.cells import find
 from unrolled.nn import decay_groups
+from unrolled.nn.deep import Deep
 
 
 def model() -> nn.Module:
@@ -22,6 +23,14 @@ def test_matrices_decay_and_nothing_else_does() -> None:
     assert found == {f"layer.l0.{gate}.{source}" for gate in "figo" for source in "xh"} | {"head.weight"}
     assert found | {names[id(p)] for p in rest["params"]} == set(names.values())
     assert (decays["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_vectors_that_hold_all_layers_of_a_deep_network_do_not_decay(tied: bool) -> None:
+    deep = Deep("residual", 3, 5, norm="batch", tied=tied)
+    decays, rest = decay_groups(nn.Sequential(nn.Linear(2, 3), deep), 0.1)
+    assert [tuple(p.shape) for p in decays["params"]] == [(3, 2), (3, 3) if tied else (5, 3, 3)]
+    assert {id(p) for p in rest["params"]} >= {id(deep.layers.f.bias), id(deep.layers.f.gain)}
 
 
 def test_an_optimiser_takes_them() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from unrolled.errors import InputError
+from unrolled.nn.deep import Deep
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -25,12 +26,15 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """
     if weight_decay < 0:
         raise InputError(f"weight_decay must be at least 0, got {weight_decay}")
+    # Where a parameter holds all layers, the first axis is that of the layers.
+    layered = {id(p) for m in model.modules() if isinstance(m, Deep) and not m.tied for p in m.parameters()}
     decays: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_state = "initial" in name.split(".")
             is_gain = name.endswith(".original0") and parameter.shape[-1] == 1
-            (decays if parameter.ndim > 1 and not (is_state or is_gain) else rest).append(parameter)
+            is_matrix = parameter.ndim > 1 + (id(parameter) in layered)
+            (decays if is_matrix and not (is_state or is_gain) else rest).append(parameter)
     groups = {"params": decays, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}
     return [group for group in groups if group["params"]]
