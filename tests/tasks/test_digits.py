@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from unrolled.data.pictures import Pictures, bundled_digits
-from unrolled.errors import CellError, InputError
+from unrolled.errors import BudgetError, CellError, InputError
 from unrolled.nn.dense import ACTIVATIONS
 from unrolled.tasks.digits import DigitsTask
 from unrolled.tasks.digits_config import NETWORKS, DigitsConfig
@@ -137,6 +137,33 @@ def test_the_gradient_by_layer_is_that_of_the_parameters_of_each(network):
     assert f"first over last {found[0] / found[-1]:.2g}" in said
 
 
+def test_in_a_budget_of_memory_layers_run_again_and_the_gradient_is_the_same():
+    settings = SMALL | {"network": "residual", "depth": 60, "dtype": "float64"}
+    whole, again = (DigitsTask(blobs(), DigitsConfig(memory=m, **settings)) for m in (None, "150KB"))
+    assert again.model.policy is not None
+    for task in (whole, again):
+        task.gradients(0)
+    for ours, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14)
+    with pytest.raises(BudgetError, match="takes"):
+        DigitsTask(blobs(), DigitsConfig(memory="1KB", **settings)).gradients(0)
+
+
+def test_weight_decay_is_for_matrices():
+    """Where the gradient is 0, AdamW takes its part of every matrix and leaves biases alone."""
+    config = DigitsConfig(
+        weight_decay=0.5, optimiser="adamw", schedule="constant", **SMALL | {"init": ("*.bias=1",)}
+    )
+    task = DigitsTask(blobs(), config)
+    trainer = task.trainer()
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    task.gradients = lambda step: (0.0, {})
+    trainer.advance()
+    for name, p in task.model.named_parameters():
+        factor = 1 - 0.01 * 0.5 if name.endswith(("weight", ".h")) else 1.0
+        torch.testing.assert_close(p.detach(), factor * before[name], msg=name)
+
+
 def test_pixels_are_read_with_mean_0_and_variance_1_of_those_to_train_on():
     task = DigitsTask(blobs(), DigitsConfig(**SMALL))
     seen = []
@@ -181,6 +208,10 @@ def test_digits_are_learned_better_than_by_a_linear_classifier():
         ({"network": "dense(growth=3)"}, "--network dense takes no options in brackets"),
         ({"network": "conv-dense", "activation": "tanh"}, "--activation is not for conv-dense"),
         ({"network": "conv-residual", "norm": "layer"}, "--norm is not for conv-residual"),
+        ({"network": "dense", "memory": "5MB"}, "--memory is for cells through depth, which dense is not"),
+        ({"memory": "much"}, "'much' is no amount of memory"),
+        ({"weight_decay": -1.0}, "--weight-decay must be a number from 0"),
+        ({"weight_decay": 0.1, "optimiser": "adamw(weight_decay=1)"}, "give one of them"),
         ({"dtype": "float16"}, "--dtype is one of float32, float64"),
     ],
 )

@@ -11,8 +11,10 @@ from unrolled.nn.dense import ACTIVATIONS
 from unrolled.options import read_call
 from unrolled.train.loop import Plan
 from unrolled.train.optimisers import SCHEDULES
+from unrolled.unroll.policies import bytes_of
 
 NETWORKS: Final = ("plain", "residual", "highway", "dense", "conv-residual", "conv-dense")
+"""Cells through depth, and from the fourth on others."""
 
 STARTS: Final = {
     "residual": {"depth": 20, "width": 64, "growth": 16},
@@ -46,6 +48,10 @@ class DigitsConfig:
     ] = UNSAID
     growth: Annotated[int, "of dense and conv-dense: units or channels that each layer adds [16; 8]"] = UNSAID
     norm: Annotated[str | None, "normalise what the matrices give: layer, rms or batch [none]"] = None
+    memory: Annotated[
+        str | None,
+        "of cells through depth: layers run again so that they take so much memory, as in 5MB [none]",
+    ] = None
     init: Annotated[tuple[str, ...], "PATTERN=INITIALISER, as in '*.bias=0' or 'f.h=orthogonal'"] = ()
     steps: Annotated[int, "gradient steps to make"] = 500
     batch: Annotated[int, "pictures in each (B)"] = 64
@@ -55,6 +61,7 @@ class DigitsConfig:
     rate: Annotated[float, "learning rate"] = 2e-3
     schedule: Annotated[str, "the rate over time after the warm-up: constant, linear or cosine"] = "cosine"
     warmup: Annotated[int, "steps over which the rate rises at first"] = 20
+    weight_decay: Annotated[float, "the optimiser's weight_decay, for matrices alone"] = 0.0
     clip_norm: Annotated[float | None, "limit on the L2 norm of the whole gradient; 0 for none"] = 1.0
     clip_value: Annotated[float | None, "limit on each element of the gradient; 0 for none"] = None
     holdout: Annotated[float, "share of every class that is kept for testing"] = 0.2
@@ -89,6 +96,10 @@ class DigitsConfig:
                 raise InputError(f"--{name} must be below 2^63, got {getattr(self, name)}")
         if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
             raise InputError(f"--rate must be above 0 and at most 1e30, got {self.rate}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"--weight-decay must be a number from 0, got {self.weight_decay}")
+        if self.weight_decay and "weight_decay" in read_call(self.optimiser)[1]:
+            raise InputError("--weight-decay and weight_decay= of --optimiser: give one of them")
         if not 0 < self.holdout < 1:
             raise InputError(f"--holdout is a share above 0 and below 1, got {self.holdout}")
         for name, choices in (
@@ -98,9 +109,13 @@ class DigitsConfig:
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.memory is not None:
+            bytes_of(self.memory)
         name, options = read_call(self.network)
-        if options and name in ("dense", "conv-residual", "conv-dense"):
+        if options and name in NETWORKS[3:]:
             raise InputError(f"--network {name} takes no options in brackets: its settings are options here")
+        if name in NETWORKS[3:] and self.memory is not None:
+            raise InputError(f"--memory is for cells through depth, which {name} is not: leave it out")
         if name.startswith("conv-"):
             for setting, default in (("activation", "relu"), ("norm", None), ("init", ())):
                 if getattr(self, setting) != default:

@@ -15,7 +15,9 @@ from unrolled.nn.convolutional import dense_network, residual_network
 from unrolled.nn.deep import Deep
 from unrolled.nn.dense import Dense, started
 from unrolled.options import read_call
+from unrolled.tasks.char_config import pattern_of
 from unrolled.tasks.digits_config import DigitsConfig
+from unrolled.unroll import Checkpointed
 
 CELL_OF: Final = {"plain": "rnn"}
 """Where a network is not called like its cell."""
@@ -61,13 +63,14 @@ class Classifier(nn.Module):
         self.register_buffer("spread", pixels.std().clamp_min(1e-6).to(dtype))
         self.mean: Tensor
         self.spread: Tensor
+        self.policy = Checkpointed(memory=config.memory) if config.memory else None
         self.kind = config.network
         self.convolutional = config.network.startswith("conv-")
         self.body: nn.Sequential | Dense | Deep
         if self.convolutional:
             self.body = _convolutional(config, classes).to(dtype)
             return
-        init = dict(_pattern(text) for text in config.init)
+        init = dict(pattern_of("init", text, "INITIALISER", "'f.h=orthogonal'") for text in config.init)
         self.read = nn.Linear(size[0] * size[1], config.width, dtype=dtype)
         if config.network == "dense":
             self.body = Dense(
@@ -94,7 +97,9 @@ class Classifier(nn.Module):
         if self.convolutional:
             scores: Tensor = self.body(A.unsqueeze(1))
             return scores
-        found: Tensor = self.head(self.body(self.read(A.flatten(1))))
+        A = self.read(A.flatten(1))
+        through = self.body(A) if self.policy is None else self.body(A, bptt=self.policy)
+        found: Tensor = self.head(through)
         return found
 
     def norms_by_layer(self, loss: Tensor) -> list[float]:
@@ -130,10 +135,3 @@ def _convolutional(config: DigitsConfig, classes: int) -> nn.Sequential:
         widths = (config.width, 2 * config.width)
         return residual_network(1, classes, widths=widths, blocks=config.depth)
     return dense_network(1, classes, layers=(config.depth, config.depth), growth=config.growth)
-
-
-def _pattern(text: str) -> tuple[str, str]:
-    pattern, equals, how = text.partition("=")
-    if not (pattern and equals and how):
-        raise InputError(f"cannot read --init {text!r}; write PATTERN=INITIALISER, as in '*.bias=1'")
-    return pattern.strip(), how.strip()
