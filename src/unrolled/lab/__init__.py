@@ -19,13 +19,18 @@ from unrolled.errors import InputError
 from unrolled.lab.braces import curly_brace
 from unrolled.lab.chain import chain_rule, power_of_a_factor, sigmoid_example
 from unrolled.lab.clipping import clipping_at_a_cliff, norm_without_root
+from unrolled.lab.depths import trainability
 from unrolled.lab.experiment import LECTURES, Experiment, Number, Outcome, Result, Verdict
 from unrolled.lab.gates import cell_path, lstm_vanishes, skips
 from unrolled.lab.growth import directions, large_singular_values, small_singular_values, transient_growth
+from unrolled.lab.highways import highway_carry, highway_derivative
+from unrolled.lab.identity import zero_weights
 from unrolled.lab.kept import activations_kept
 from unrolled.lab.memory import activation_slopes, bounded_output, infinite_past, tanh_memory
 from unrolled.lab.peepholes import peephole_gradients
 from unrolled.lab.recursions import scalar_recursion, vector_recursion
+from unrolled.lab.remedies import remedies
+from unrolled.lab.residual import residual_binomial, residual_gradient
 from unrolled.lab.saturated import relu_blows_up, sigmoid_saturates, tanh_saturates
 
 EXPERIMENTS: Final[dict[str, Experiment]] = {
@@ -33,6 +38,8 @@ EXPERIMENTS: Final[dict[str, Experiment]] = {
     for each in (
         chain_rule, sigmoid_example, power_of_a_factor, activation_slopes,
         small_singular_values, large_singular_values, directions, transient_growth,
+        residual_binomial, residual_gradient, highway_derivative, highway_carry, remedies, zero_weights,
+        trainability,
         scalar_recursion, vector_recursion, bounded_output, sigmoid_saturates, tanh_saturates, relu_blows_up,
         tanh_memory, infinite_past, skips, cell_path, lstm_vanishes, peephole_gradients, curly_brace,
         clipping_at_a_cliff, norm_without_root, activations_kept,

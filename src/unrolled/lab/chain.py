@@ -13,11 +13,24 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from unrolled.cells import rnn
 from unrolled.flow.jacobian import jacobians_of
 from unrolled.flow.lag import gradient_by_lag
 from unrolled.flow.spectra import lag_spectrum, lyapunov, step_spectra
+from unrolled.flow.trace import record
 from unrolled.lab.experiment import Number, Result, Role, Verdict, at_least, at_most, experiment, near
-from unrolled.lab.networks import gaussian, listed, off, plain, run, scaled, walk
+from unrolled.lab.networks import (
+    deep,
+    factors_of,
+    gaussian,
+    listed,
+    off,
+    plain,
+    product_of,
+    run,
+    scaled,
+    walk,
+)
 from unrolled.report.page import Lines, Mark, Series
 from unrolled.report.scales import number
 
@@ -44,17 +57,6 @@ class Layers:
     depth: int = 20
 
 
-def _factors(weights: list[Tensor], activation: str, A: Tensor) -> tuple[Tensor, Tensor]:
-    """The Jacobians (L, H, H) of layers with these weights one above the other, and what they gave,
-    (L + 1, H)."""
-    values, factors = [A], []
-    for W in weights:
-        place = walk(plain(W, activation), 1, values[-1][None])
-        factors.append(jacobians_of(place, slice(0, 1))[0, 0])
-        values.append(place.states["h"][0, 0])
-    return torch.stack(factors), torch.stack(values)
-
-
 @experiment(
     title="The chain rule, layer by layer",
     lectures=("000", "001"),
@@ -70,32 +72,32 @@ def chain_rule(setup: Layers) -> Result:
     H, L = setup.width, setup.depth
     numbers, curves = [], []
     for name, slope in SLOPES.items():
-        weights = [gaussian(H, H, scale=H**-0.5) for _ in range(L)]
-        A, target = gaussian(H), gaussian(H)
-        factors, values = _factors(weights, name, A)
-        right = slope(values[1:])[..., None] * torch.stack(weights)
+        weights = gaussian(L, H, H, scale=H**-0.5)
+        network = deep(rnn.with_options(activation=name), L, {"h.h": weights})
+        A, target = gaussian(1, H), gaussian(H)
+        place = record(network, A).places[0]
+        factors, values = factors_of(place), place.states["h"][:, 0]
+        right = slope(values)[..., None] * weights
         numbers.append(Number(f"{name}: factors, off by", off(factors, right), 0.0, ROUNDING))
         back = values[-1] - target
         sizes = [float(back.norm())]
-        for J in reversed(factors[1:]):
+        for J in factors[1:].flip(0):
             back = back @ J
             sizes.append(float(back.norm()))
         curves.append(Series(name, range(L, 0, -1), sizes))
-        learned = _by_autograd(weights, name, A, target)
-        first = torch.outer(back * slope(values[1]), A)
-        numbers.append(Number(f"{name}: dC/dW₁ as a product, off by", off(first, learned), 0.0, 1e-10))
+        (learned,) = torch.autograd.grad(
+            (network(A)[0] - target).square().sum() / 2, [network.stacked()["h.h"]]
+        )
+        first = torch.outer(back * slope(values[0]), A[0])
+        numbers.append(Number(f"{name}: dC/dW₁ as a product, off by", off(first, learned[0]), 0.0, 1e-10))
         if name == "tanh":
-            step = 1e-6
-            ends = [
-                _factors(weights[:1], name, A + s * step * E)[1][1] for E in torch.eye(H) for s in (1, -1)
-            ]
-            slopes = torch.stack(
-                [(up - down) / (2 * step) for up, down in zip(ends[::2], ends[1::2], strict=True)], 1
+            step = 1e-6 * torch.eye(H, dtype=torch.float64)
+            up, down = (record(network, A + s * step).places[0].states["h"][0] for s in (1, -1))
+            numbers.append(
+                Number("tanh: central differences, off by", off((up - down).T / 2e-6, factors[0]), 0.0, 1e-7)
             )
-            numbers.append(Number("tanh: central differences, off by", off(slopes, factors[0]), 0.0, 1e-7))
-            turned = torch.linalg.multi_dot([*factors])
-            ordered = torch.linalg.multi_dot([*factors.flip(0)])
-            numbers.append(at_least("tanh: product in reverse order, off by", off(turned, ordered), 0.1))
+            turned = off(product_of(factors.flip(0)), product_of(factors))
+            numbers.append(at_least("tanh: product in reverse order, off by", turned, 0.1))
     figure = Lines(
         "The gradient on its way down",
         "What is left of the gradient of the loss at each layer, by the product of the factors above it. "
@@ -110,17 +112,6 @@ def chain_rule(setup: Layers) -> Result:
         "its last factor, dA₁/dW₁; with it the product is the gradient to the last digits."
     )
     return Result(numbers, [figure], words)
-
-
-def _by_autograd(weights: list[Tensor], activation: str, A: Tensor, target: Tensor) -> Tensor:
-    """dC/dW₁ for C = ½ ‖A_L - target‖²."""
-    layers = [plain(W, activation) for W in weights]
-    x, A = torch.zeros(1, 1, 1, dtype=torch.float64), A[None, None]
-    for layer in layers:
-        A = layer(x, {"h": A})[1]["h"]
-    loss = (A[0, 0] - target).square().sum() / 2
-    (found,) = torch.autograd.grad(loss, [layers[0].parameters_of("l0")["h.h"]])
-    return found
 
 
 @experiment(

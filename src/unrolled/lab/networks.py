@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from unrolled.cell import Cell
 from unrolled.cells import rnn
+from unrolled.flow.jacobian import jacobians
 from unrolled.flow.trace import Place, Recording, record
+from unrolled.nn.deep import Deep
 from unrolled.nn.recurrent import Recurrent
 
 
@@ -77,6 +79,19 @@ def walk(layer: Recurrent, T: int, start: Tensor | None = None, x: Tensor | None
     return run(layer, T, start, x).places[0]
 
 
+def factors_of(place: Place) -> Tensor:
+    """The Jacobians of all steps, or layers, for the first row, (T, S, S)."""
+    return torch.cat([*jacobians(place.of_sequences(1))])[:, 0]
+
+
+def product_of(factors: Tensor) -> Tensor:
+    """J_T ... J_1, for factors (T, S, S)."""
+    whole = torch.eye(factors.shape[-1], dtype=factors.dtype)
+    for J in factors:
+        whole = J @ whole
+    return whole
+
+
 def scaled(W: Tensor, radius: float) -> Tensor:
     """A matrix of this spectral radius."""
     found: Tensor = W * (radius / torch.linalg.eigvals(W).abs().max())
@@ -96,3 +111,25 @@ def off(found: Tensor, truth: Tensor) -> float:
 def listed(values: Any) -> list[float]:
     """Numbers for a figure."""
     return [float(value) for value in values]
+
+
+def deep(
+    cell: Cell, depth: int, weights: Mapping[str, Tensor | float] | None = None, *, tied: bool = False
+) -> Deep:
+    """A cell through depth, with some parameters given; its biases are 0 otherwise.
+
+    Args:
+        weights: by parameter, as in {"f.h": W}, each (depth, H, H), or (H, H) for every layer; a matrix among
+            them says how wide the layers are.
+    """
+    given = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in (weights or {}).items()}
+    width = max(value.shape[-1] for value in given.values() if value.ndim)
+    network = Deep(cell, width, depth, tied=tied, dtype=torch.float64)
+    own = network.stacked()
+    with torch.no_grad():
+        for name, value in own.items():
+            if name.endswith(".bias"):
+                value.zero_()
+        for name, value in given.items():
+            own[name].copy_(value.expand(own[name].shape))
+    return network
