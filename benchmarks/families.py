@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks import (
     budgets,
     char,
+    digits,
     flow,
     jax_scan,
     layers,
@@ -24,7 +25,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for module in (
         layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, budgets, long_memory,
-        flow, start,
+        flow, digits, start,
     )
     for family in module.FAMILIES
 }  # fmt: skip

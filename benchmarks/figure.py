@@ -37,6 +37,7 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (4.2, ((1, ("budgets",)), (0.8, ("million",)))),
     (1.4, ((1, ("checkpoints",)),)),
     (2.8, ((1, ("long_memory",)),)),
+    (3.2, ((1, ("digits",)),)),
     (2.0, ((1.2, ("spectra",)), (1, ("flow",)))),
 )
 """Rows by height; in each, panels by width; in each, families."""
