@@ -1,5 +1,5 @@
-"""Cells made of cells: normalisation, dropout, zoneout and nudges inside the step, as changes of its graph; and
-the step through depth, which has no input.
+"""Cells made of cells: normalisation, dropout, zoneout and nudges inside the step, as changes of its graph;
+and the step through depth, which has no input.
 
 Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.leaves.Leaves`
 says with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
@@ -194,7 +194,8 @@ def without_input(cell: Cell) -> Cell:
         (x,) = (k for k, node in enumerate(graph.nodes) if node.kind == "input")
         if graph.uses_directly(graph.inputs[0]):
             raise CellError(
-                f"cell {cell.name!r} adds its input {graph.inputs[0]!r} to something: through depth it has none"
+                f"cell {cell.name!r} adds its input {graph.inputs[0]!r} to something: through depth it has "
+                "none"
             )
         copy = _Copy(graph)
         starts: dict[str, float | str] = {}

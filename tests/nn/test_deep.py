@@ -387,3 +387,20 @@ def test_low_precision_outside_is_no_concern():
         found = layer(A.bfloat16())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, layer(A.bfloat16().float()))
+
+
+def test_spectral_norm_is_of_each_layer():
+    layer = deep("lstm_peephole", 6, 4, weight_norm="spectral:0.8", init={"*.h": "normal:1"})
+    for name, value in layer.stacked().items():
+        if name.endswith(".h"):
+            largest = torch.linalg.matrix_norm(value, 2)
+            torch.testing.assert_close(largest, torch.full_like(largest, 0.8), rtol=1e-6, atol=0)
+    before = [value.clone() for value in layer.stacked().values()]
+    layer.reset_parameters()
+    assert not torch.equal(layer.stacked()["f.h"], before[0])
+    A = random(3, 6)
+    kernel, layer.backend = layer(A), "reference"
+    torch.testing.assert_close(layer(A), kernel, rtol=1e-11, atol=1e-13)
+    plain = deep("rnn", 6, 12, weight_norm="spectral:0.9")
+    spectra = flow.step_spectra(plain, random(3, 6))
+    assert float(spectra.largest.max()) <= 0.9 + 1e-6

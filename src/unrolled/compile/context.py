@@ -41,7 +41,8 @@ class Kernel:
     """The words of a kernel's context by name, and how it finds what it reads and writes.
 
     The words are those of each address, as in `h pointer`, and `width W` for each width symbol,
-    `vector NAME`, `panel S` for stage S, `sum NAME`, and what `Leaves.tensors` has.
+    `vector NAME`, `panel S` for stage S and `sum NAME`, each with how far those of steps are apart, as in
+    `panel 0 apart`, and what `Leaves.tensors` has.
     """
 
     words: Mapping[str, int]

@@ -46,10 +46,15 @@ HEADER: Final = {
             "lengths",
             "order",
             "ragged",
+            "mask",
         )
     )
 } | {"arrived": 16, "meeting": 24}
-"""The first words of a context. What workers write lies on cache lines of its own."""
+"""The first words of a context. What workers write lies on cache lines of its own.
+
+Where every step has its own parameters, those of a chunk are packed together: step t has the slot t & `mask`.
+Otherwise there is one slot, and the mask is 0.
+"""
 
 FIRST: Final = 32
 """The first word that is free."""
@@ -97,9 +102,19 @@ class Job(Emitter):
         first = self.first_row("%begin")
         return first, self.integer_of("sub", self.first_row("%end"), first)
 
-    def of_step(self, parameter: str) -> str:
-        """A parameter of this step, from that of the first one: `apart` is how far each is from the next."""
-        return self.at(parameter, self.integer_of("mul", "%begin", self.word("apart")))
+    def steps_apart(self) -> str:
+        """How many steps of the chunk have their own parameters, each `apart` from the next; 1 where all have
+        one."""
+        return self.larger("1", self.integer_of("sub", "%end", "%begin"))
+
+    def of_step(self, parameter: str, t: str) -> str:
+        """The parameter of a step, from that of the first one."""
+        return self.at(parameter, self.integer_of("mul", t, self.word("apart")))
+
+    def slot(self, place: str, t: str) -> str:
+        """A step's part of a place that has one for each slot, `slot` apart."""
+        number = self.integer_of("and", t, self.header("mask"))
+        return self.at(place, self.integer_of("mul", number, self.word("slot")))
 
     def if_whole(self, name: str, first: str) -> str:
         """The first row of the chunk in a place of all steps; 0 in one of the chunk's."""
@@ -238,17 +253,10 @@ def _copy_row(e: Job, source: str, to: str, width: str) -> None:
     e.loop("0", e.vectors(width), "1", one)
 
 
-@job("source", "apart", "to", "width")
-def copy(e: Job) -> None:
-    """A learned vector of this step to a place that all steps have."""
-    source, to, width = e.of_step(e.pointer("source")), e.pointer("to"), e.word("width")
-    alone = e.emit("icmp eq i64 %worker, 0")
-    e.branch(alone, lambda: _copy_row(e, source, to, width))
-
-
 @job(
     "weights", "apart", "unit step", "element step", "units", "elements", "padded", "first", "panels",
-    "vectors", "to", "panel", "step", "column", "rest", "rest panel", "rest step", "rest column", "add",
+    "vectors", "to", "slot", "panel", "step", "column", "rest", "rest panel", "rest step", "rest column",
+    "add",
 )  # fmt: skip
 def pack(e: Job) -> None:
     """A matrix into panels, as vectors `first`, `first` + 1, ... of their units.
@@ -256,13 +264,10 @@ def pack(e: Job) -> None:
     Vector v of element k is at `to` + (v / vectors) * panel + k * step + column + (v % vectors) * lanes, and
     past the last of `panels` panels at `rest` + (v - panels * vectors) * `rest panel` + k * `rest step` +
     `rest column`. Elements past the last, up to `padded`, and units past the last are 0. With `add`, it is
-    added to what is there.
+    added to what is there. Where every step has its own matrix, all of the chunk are packed.
     """
-    weights, unit_step, element_step = (
-        e.of_step(e.pointer("weights")),
-        e.word("unit step"),
-        e.word("element step"),
-    )
+    weights = e.pointer("weights")
+    unit_step, element_step = e.word("unit step"), e.word("element step")
     units, elements, padded = e.word("units"), e.word("elements"), e.word("padded")
     to, rest, vectors = e.pointer("to"), e.pointer("rest"), e.word("vectors")
     whole = e.integer_of("mul", e.word("panels"), vectors)
@@ -272,9 +277,12 @@ def pack(e: Job) -> None:
         e.emit(f"icmp ne i64 {e.word('add')}, 0"), "splat (i1 true)", "zeroinitializer", e.mask
     )
     side_by_side = e.emit(f"icmp eq i64 {unit_step}, 1")
-    begin, end = e.share(e.vectors(units))
+    whole_vectors = e.vectors(units)
+    begin, end = e.share(e.integer_of("mul", e.steps_apart(), whole_vectors))
 
-    def vector(v: str, _: list[str]) -> list[str]:
+    def vector(number: str, _: list[str]) -> list[str]:
+        t = e.integer_of("add", "%begin", e.integer_of("udiv", number, whole_vectors))
+        v = e.integer_of("urem", number, whole_vectors)
         place = e.integer_of("add", v, words["first"])
         beyond = e.integer_of("sub", place, whole)
         in_rest = e.emit(f"icmp sge i64 {beyond}, 0")
@@ -283,11 +291,11 @@ def pack(e: Job) -> None:
         offset = e.integer_of("add", e.integer_of("mul", panel, words["panel"]), words["column"])
         offset = e.integer_of("add", offset, within)
         other = e.integer_of("add", e.integer_of("mul", beyond, words["rest panel"]), words["rest column"])
-        base = e.choose(in_rest, e.at(rest, other), e.at(to, offset), "ptr")
+        base = e.slot(e.choose(in_rest, e.at(rest, other), e.at(to, offset), "ptr"), t)
         step = e.choose(in_rest, words["rest step"], words["step"], "i64")
         first_unit = e.integer_of("mul", v, e.lanes)
         mask = e.left(units, v)
-        source = e.at(weights, e.integer_of("mul", first_unit, unit_step))
+        source = e.at(e.of_step(weights, t), e.integer_of("mul", first_unit, unit_step))
 
         def put(k: str, value: str) -> None:
             address = e.at(base, e.integer_of("mul", k, step))
@@ -501,23 +509,27 @@ def turn(e: Job) -> None:
     e.loop(first, end, "1", column)
 
 
-@job("sums", "part", "parts", "to", "apart", "width", "again")
+@job("sums", "slot", "part", "parts", "to", "apart", "width", "again")
 def gather_sums(e: Job) -> None:
     """Add up what each worker summed: `parts` rows, `part` elements apart; with `again` to what is there."""
-    sums, part, to, width = e.pointer("sums"), e.word("part"), e.of_step(e.pointer("to")), e.word("width")
-    first, end = e.share(e.vectors(width))
+    sums, part, to, width = e.pointer("sums"), e.word("part"), e.pointer("to"), e.word("width")
+    vectors = e.vectors(width)
+    first, end = e.share(e.integer_of("mul", e.steps_apart(), vectors))
 
-    def one(v: str, _: list[str]) -> list[str]:
+    def one(number: str, _: list[str]) -> list[str]:
+        t = e.integer_of("add", "%begin", e.integer_of("udiv", number, vectors))
+        v = e.integer_of("urem", number, vectors)
+        mine, there = e.slot(sums, t), e.of_step(to, t)
         offset = e.integer_of("mul", v, e.lanes)
 
         def add(p: str, total: list[str]) -> list[str]:
-            return [e.add(total[0], e.load(e.at(e.at(sums, e.integer_of("mul", p, part)), offset)))]
+            return [e.add(total[0], e.load(e.at(e.at(mine, e.integer_of("mul", p, part)), offset)))]
 
         left = e.left(width, v)
         wanted = e.choose(e.emit(f"icmp ne i64 {e.word('again')}, 0"), left, "zeroinitializer", e.mask)
-        start = e.load_some(e.at(to, offset), wanted)
+        start = e.load_some(e.at(there, offset), wanted)
         (total,) = e.loop("0", e.word("parts"), "1", add, [(e.vector, start)])
-        e.store_some(total, e.at(to, offset), left)
+        e.store_some(total, e.at(there, offset), left)
         return []
 
     e.loop(first, end, "1", one)

@@ -197,14 +197,16 @@ def backward_plan(
         _side_by_side(plan, (operand,))
     for name in loop.adjoint.vectors:
         width = loop.padded(plan.width(loop.width_of[name]))
-        at = plan.take("work", plan.workers * 2 * width)
+        slot = plan.workers * 2 * width
+        at = plan.take("work", slot * plan.slots)
         plan.word(f"sum {name}", at)
-        plan.job(plan.on_parameters, "clear", to=at, count=plan.workers * 2 * width)
+        plan.word(f"sum {name} apart", slot)
+        plan.job(plan.on_parameters, "clear", to=at, count=slot * plan.slots)
         if sizes.needs_parameters:
             to, apart = plan.parameter(name, gradient=True), plan.apart(name)
             units = plan.width(loop.width_of[name])
-            plan.job("after" if apart else "end", "gather_sums", sums=at, part=2 * width, parts=plan.workers,
-                     to=to, apart=apart, width=units, again=int(adding))  # fmt: skip
+            plan.job("after" if apart else "end", "gather_sums", sums=at, slot=slot, part=2 * width,
+                     parts=plan.workers, to=to, apart=apart, width=units, again=int(adding))  # fmt: skip
     plan.rest()
     if sizes.needs_x and loop.projected:
         weights, panels, rest = plan.side_by_side(transposed=True)

@@ -25,8 +25,8 @@ CHUNK = 768
 SMALL = 1 << 19
 """Multiply-adds below which the calling thread does the work alone."""
 
-SMALL_STEP = 1 << 18
-"""The same for a step with parameters of its own: workers meet several times at each."""
+PACKED = 1 << 19
+"""Bytes of packed matrices of a chunk whose steps have their own: they should stay in a processor's cache."""
 
 FEW = 4
 """Rows for each worker below which they share the units instead."""
@@ -99,14 +99,15 @@ class Plan:
         self.inside: dict[str, At] = {}
         T, B = sizes.T, sizes.B
         products = sum(math.prod(map(self.width, p.shape)) for p in loop.graph.parameters.values())
-        little = sizes.rows * products < SMALL or (sizes.untied and B * products < SMALL_STEP)
+        little = sizes.rows * products < SMALL
         self.workers = 1 if little else sizes.threads
         by_units = self.workers > 1 and FEW * self.workers > B
         if not by_units:
             self.workers = min(self.workers, B)
         chunk = CHUNK if sizes.ragged else -(-T // max(round(sizes.rows / CHUNK), 1)) * B  # about the same
+        self.slots = self._slots(products) if sizes.untied else 1
         if sizes.untied:
-            chunk = B  # the parameters of one step
+            chunk = self.slots * B
         self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else chunk)
         self._words: list[int] = [0] * (FIRST + len(compiled.kernel.words))
         self._addresses: dict[int, At] = {}
@@ -114,6 +115,7 @@ class Plan:
         self._words[HEADER["chunk rows"]] = chunk
         self._words[HEADER["by units"]] = by_units
         self._words[HEADER["ragged"]] = sizes.ragged
+        self._words[HEADER["mask"]] = self.slots - 1
         for name in ("offsets", "lengths", "order"):
             self._addresses[HEADER[name]] = At(name)
         self._words[HEADER["steps"]] = compiled.program.address("steps")
@@ -126,6 +128,12 @@ class Plan:
         for name, size in (*sizes.widths.items(), (PER_ROW, 1)):
             if f"width {name}" in compiled.kernel.words:
                 self.word(f"width {name}", size)
+
+    def _slots(self, products: int) -> int:
+        """How many steps with their own parameters make a chunk: a power of two."""
+        size = products * self.loop.dtype.itemsize
+        most = max(1, min(CHUNK // self.sizes.B, PACKED // size, self.sizes.T))
+        return 1 << (most.bit_length() - 1)
 
     def _header(self, **words: int) -> None:
         for name, value in words.items():
@@ -244,8 +252,10 @@ class Plan:
             }
             per_vector = sum(self.width(step.nodes[k].width) * len(u) * lanes for k, u in users.items())
             panels = vectors // wide
-            to = self.take("work", vectors * per_vector)
+            slot = in_lines(vectors * per_vector)
+            to = self.take("work", slot * self.slots)
             self.word(f"panel {number}", to)
+            self.word(f"panel {number} apart", slot)
             offset = 0
             for k in stage.operands:
                 elements = self.width(step.nodes[k].width)
@@ -254,7 +264,7 @@ class Plan:
                     for again, term in enumerate(terms):
                         self._pack(
                             term.matrix, term.transposed, self.width(stage.width), elements, elements,
-                            first=0, panels=panels, vectors=wide, to=to, panel=wide * per_vector,
+                            first=0, panels=panels, vectors=wide, to=to, slot=slot, panel=wide * per_vector,
                             step=len(users[k]) * wide * lanes, column=offset * wide + place * wide * lanes,
                             rest=At(to.tensor, to.element + panels * wide * per_vector),
                             rest_panel=per_vector, rest_step=len(users[k]) * lanes,
@@ -290,8 +300,8 @@ class Plan:
             self._pack(
                 name, transposed, D if transposed else rows, rows if transposed else D,
                 loop.padded(rows) if transposed else D, first=0 if transposed else begin // lanes,
-                panels=panels, vectors=group, to=to, panel=group * lanes * elements, step=group * lanes,
-                column=column * group, rest_step=lanes, rest_column=column,
+                panels=panels, vectors=group, to=to, slot=0, panel=group * lanes * elements,
+                step=group * lanes, column=column * group, rest_step=lanes, rest_column=column,
                 rest=At(to.tensor, to.element + panels * group * lanes * elements),
                 rest_panel=lanes * elements, add=0,
             )  # fmt: skip
@@ -308,7 +318,7 @@ class Plan:
             height = self.width(loop.whole.nodes[k].width)
             self._pack(
                 loop.whole.nodes[k].name, False, height, words, words, first=0, panels=loop.vectors(height),
-                vectors=1, to=to, panel=loop.lanes, step=row, column=begin, rest=to, rest_panel=0,
+                vectors=1, to=to, slot=0, panel=loop.lanes, step=row, column=begin, rest=to, rest_panel=0,
                 rest_step=0, rest_column=0, add=0,
             )  # fmt: skip
             begin += loop.padded(height)
@@ -326,13 +336,10 @@ class Plan:
 
     def vectors_of_step(self) -> None:
         for word in self.compiled.kernel.words:
-            if word.startswith("vector "):
+            if word.startswith("vector ") and not word.endswith(" apart"):
                 name = word.removeprefix("vector ")
-                at, apart = self.parameter(name), self.apart(name)
-                if apart:
-                    source, at = at, self.take("work", self.loop.padded(apart))
-                    self.job("before", "copy", source=source, apart=apart, to=at, width=apart)
-                self.word(word, at)
+                self.word(word, self.parameter(name))
+                self.word(f"{word} apart", self.apart(name))
 
     # Running
 

@@ -82,11 +82,11 @@ def _panel(e: Job, panel: str, whole: str) -> tuple[str, str]:
 def sum_products(e: Job) -> None:
     """The gradient of a matrix: to[u, k] is the sum over rows of left[row, u] * right[row, k].
 
-    `left` is in panels of one vector, `right` in wide ones. The first chunk writes, later ones add, unless
-    every step has a matrix of its own, and so each chunk; with `again` all add.
+    `left` is in panels of one vector, `right` in wide ones. The first chunk writes, later ones add; with
+    `again` all add. Where every step has its own matrix, each gets the sum over its rows.
     """
-    _, count = e.rows_of_chunk()
-    left, right, to = e.pointer("left"), e.pointer("right"), e.of_step(e.pointer("to"))
+    top, count = e.rows_of_chunk()
+    left, right, to = e.pointer("left"), e.pointer("right"), e.pointer("to")
     units, width, to_row = e.word("units"), e.word("width"), e.word("to row")
     panels, capacity = e.word("panels"), e.word("capacity")
     backwards = e.emit(f"icmp ne i64 {e.header('reversed')}, 0")
@@ -96,19 +96,26 @@ def sum_products(e: Job) -> None:
     is_first = e.choose(own, "true", e.choose(backwards, at_end, at_start, "i1"), "i1")
     add = e.choose(is_first, e.word("again"), "1", "i64")
     groups = e.vectors(units)
-    first, end = _items(e, panels, groups)
+    blocks = e.integer_of("mul", groups, e.choose(own, e.steps_apart(), "1", "i64"))
+    first, end = _items(e, panels, blocks)
 
     def item(k: str, _: list[str]) -> list[str]:
-        panel = e.integer_of("udiv", k, groups)
-        unit = e.integer_of("mul", e.integer_of("urem", k, groups), e.lanes)
+        panel, block = e.integer_of("udiv", k, blocks), e.integer_of("urem", k, blocks)
+        t = e.integer_of("add", "%begin", e.integer_of("udiv", block, groups))
+        unit = e.integer_of("mul", e.integer_of("urem", block, groups), e.lanes)
+        row = e.choose(own, e.integer_of("sub", e.first_row(t), top), "0", "i64")
+        of_step = e.integer_of("sub", e.first_row(e.integer_of("add", t, 1)), e.first_row(t))
+        rows_here = e.choose(own, of_step, count, "i64")
         rows = e.smaller(e.integer_of("sub", units, unit), e.lanes)
         vector, wide = _panel(e, panel, panels)
         column = e.integer_of("mul", vector, e.lanes)
+        across = e.integer_of("mul", row, e.choose(wide, str(machine().group * e.lanes), str(e.lanes), "i64"))
+        down = e.integer_of("mul", row, e.lanes)
         _call_strip(
             e, wide,
-            e.at(left, e.integer_of("mul", unit, capacity)), "1", str(e.lanes),
-            e.at(right, e.integer_of("mul", column, capacity)), count,
-            e.at(e.at(to, e.integer_of("mul", unit, to_row)), column), to_row,
+            e.at(e.at(left, e.integer_of("mul", unit, capacity)), down), "1", str(e.lanes),
+            e.at(e.at(right, e.integer_of("mul", column, capacity)), across), rows_here,
+            e.at(e.at(e.of_step(to, t), e.integer_of("mul", unit, to_row)), column), to_row,
             e.integer_of("sub", width, column), add, rows,
         )  # fmt: skip
         return []

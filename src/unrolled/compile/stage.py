@@ -95,10 +95,11 @@ class StagePrinter:
         places = [*map(self._name, self.load), *(name for names in self.stores.values() for name in names)]
         self._begin([*places, *map(_partial, reductions), *operands.values()])
         self.vectors = {
-            name: self.draft.word(e, f"vector {name}", "ptr")
+            name: self._of_step(f"vector {name}", "%t")
             for name in dict.fromkeys(n.name for n in self.step.nodes if n.kind == "vector")
         }
-        self.totals = {name: self.draft.word(e, f"sum {name}", "ptr") for name in self.sums}
+        slot = e.integer_of("and", "%t", self.draft.word(e, "mask"))
+        self.totals = {name: self._of_step(f"sum {name}", slot) for name in self.sums}
         if self.stage.width == PER_ROW:
             self._numbers()
             e.do("ret void")
@@ -111,7 +112,7 @@ class StagePrinter:
             return
         slots = len(self.stage.destinations) * self.wide * ROWS
         self.stack = e.emit(f"alloca [{slots} x {e.vector}], align 64")
-        panel = self.draft.word(e, f"panel {self.number}", "ptr")
+        panel = self._of_step(f"panel {self.number}", slot)
         self.widths = {k: self.draft.word(e, f"width {self.step.nodes[k].width}") for k in operands}
         per_vector = "0"
         for k in operands:
@@ -144,6 +145,11 @@ class StagePrinter:
 
         e.loop("0", e.integer_of("add", wide_tiles, narrow_tiles), "1", tile)
         e.do("ret void")
+
+    def _of_step(self, name: str, number: str) -> str:
+        """One of several places of a kind, `NAME apart`: of the first so many steps, or of the chunk's."""
+        first, apart = self.draft.word(self.e, name, "ptr"), self.draft.word(self.e, f"{name} apart")
+        return self.e.at(first, self.e.integer_of("mul", number, apart))
 
     def print_reductions(self) -> None:
         """What follows once all units were passed over: the reductions of each row, as numbers."""

@@ -18,6 +18,7 @@ from unrolled.nn.gates import by_gate, parameters_by_gate
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
 from unrolled.nn.through_time import policy_of, scan_in_chunks
 from unrolled.nn.watch import watcher
+from unrolled.nn.weight_norm import WeightNorms, normalise_weights, written
 from unrolled.parameters import Untied
 from unrolled.rewrite import normalise, without_input
 from unrolled.scan import BACKENDS, scan
@@ -48,6 +49,8 @@ class Deep(nn.Module):
             `unrolled.nn.initialise`. Without: uniform within ±1/√H, biases 0, and what the cell asks for.
         norm: "layer", "rms" or "batch" normalises the summed inputs of the cell's maps, each with a gain such
             as `f.gain`; see `unrolled.rewrite.normalise` and `unrolled.nn.batch_norm.BatchNorm`.
+        weight_norm: matrices are normalised where they are used, each layer's by itself: "weight", "spectral"
+            or such as "spectral:0.9"; see `unrolled.nn.weight_norm`.
         backend: see `unrolled.scan.scan`; "auto" runs one compiled kernel over all layers where they are
             narrow, and torch's products layer by layer where these are faster: from 256 units on, or where a
             batch has 131,072 values in a layer.
@@ -71,6 +74,7 @@ class Deep(nn.Module):
         bias: bool = True,
         init: Mapping[str, Initialiser] | None = None,
         norm: str | None = None,
+        weight_norm: WeightNorms | None = None,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -108,6 +112,10 @@ class Deep(nn.Module):
         self.suffixes: tuple[str, ...] = ("depth",)  # as `unrolled.flow` calls its one place
         self.layers = by_gate(tensors)
         self.reset_parameters()
+        self.weight_norm = weight_norm
+        if weight_norm is not None:
+            matrices = {n: n for n, p in self.cell.parameters.items() if len(p.shape) == 2}
+            normalise_weights(self.layers, weight_norm, matrices)
 
     def stacked(self) -> dict[str, Tensor]:
         """The parameters by name, each with the layers as its first axis; without it where they are tied."""
@@ -121,12 +129,13 @@ class Deep(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the initial values anew."""
         bound = 1 / math.sqrt(self.width)
-        for each in [self.stacked()] if self.tied else Untied(self.stacked()).each():
-            for name, tensor in each.items():
-                known = self.cell.parameters.get(name)
-                how = 1.0 if known is None else known.init  # the gain of a batch norm
-                initialise(tensor.detach(), how if how is not None else f"uniform:{bound}")
-            initialise_matching([(name, t.detach()) for name, t in each.items()], self.init)
+        with written(self.layers, self.names) as tensors:
+            for each in [tensors] if self.tied else Untied(tensors).each():
+                for name, tensor in each.items():
+                    known = self.cell.parameters.get(name)
+                    how = 1.0 if known is None else known.init  # the gain of a batch norm
+                    initialise(tensor, how if how is not None else f"uniform:{bound}")
+                initialise_matching([*each.items()], self.init)
 
     def forward(
         self,
@@ -222,4 +231,5 @@ class Deep(nn.Module):
     def extra_repr(self) -> str:
         parts = [self.cell.name.partition(" with ")[0], f"{self.width}, depth={self.depth}"]
         parts += [f"{name}=True" for name in ("tied",) if getattr(self, name)]
-        return ", ".join(parts + [f"norm={self.norm!r}"] * (self.norm is not None))
+        given = {"norm": self.norm, "weight_norm": self.weight_norm}
+        return ", ".join(parts + [f"{name}={value!r}" for name, value in given.items() if value])

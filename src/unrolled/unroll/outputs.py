@@ -34,7 +34,7 @@ class Outputs:
     """A sequence cut into chunks.
 
     Args:
-        own: what each step has for itself, (T, ...), such as x; whole: what all chunks share. These may learn.
+        own: what each step has for itself, (T, ...), such as x; whole: what all chunks share. Both may learn.
         edges: where chunks begin, and T.
         reverse: the last chunk comes first.
     """
