@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks import (
     budgets,
     char,
+    deep,
     digits,
     flow,
     jax_scan,
@@ -25,7 +26,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for module in (
         layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, budgets, long_memory,
-        flow, digits, start,
+        flow, deep, digits, start,
     )
     for family in module.FAMILIES
 }  # fmt: skip

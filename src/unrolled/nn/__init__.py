@@ -1,5 +1,6 @@
 """Recurrent layers as torch modules."""
 
+from unrolled.nn.deep import Deep
 from unrolled.nn.groups import decay_groups
 from unrolled.nn.initialise import INITIALISERS, chrono_, initialise
 from unrolled.nn.recurrent import Recurrent
@@ -8,6 +9,6 @@ from unrolled.nn.torch_layers import GRU, LSTM, RNN
 from unrolled.nn.weight_norm import SpectralNorm, WeightNorm, normalise_weights
 
 __all__ = [
-    "GRU", "INITIALISERS", "LSTM", "RNN", "Recurrent", "SpectralNorm", "Streamer", "WeightNorm", "chrono_",
-    "decay_groups", "initialise", "normalise_weights",
+    "GRU", "INITIALISERS", "LSTM", "RNN", "Deep", "Recurrent", "SpectralNorm", "Streamer", "WeightNorm",
+    "chrono_", "decay_groups", "initialise", "normalise_weights",
 ]  # fmt: skip
