@@ -37,9 +37,8 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (4.2, ((1, ("budgets",)), (0.8, ("million",)))),
     (1.4, ((1, ("checkpoints",)),)),
     (2.8, ((1, ("long_memory",)),)),
+    (2.3, ((1, ("digits",)),)),
     (2.0, ((1.2, ("spectra",)), (1, ("flow",)))),
-    (3.4, ((1, ("deep",)),)),
-    (3.2, ((1, ("digits",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""
 
@@ -218,7 +217,7 @@ def _dots(ax: Axes, family: Family, records: Sequence[Record]) -> list[Patch | L
 
 
 def _lines(ax: Axes, family: Family, records: Sequence[Record]) -> None:
-    """A lying bar for every record in the family's unit, its number at the right, a mark where it should be."""
+    """A lying bar for every record in the family's unit, its number at the right, and where it should be."""
     records = [record for record in records if record.unit in ("", family.unit)]
     values = [value for record in records for value in (record.figure, record.bar) if value]
     least, most = min([1.0, *values]), max([1.0, *values])

@@ -6,15 +6,14 @@ import pytest
 
 from benchmarks import digits
 from benchmarks.digits import FAMILIES, SUBJECTS, Training, records
-from benchmarks.family import Settings, Size
+from benchmarks.family import Settings
 
-SIZE = Size(1000, 64, 64, 64)
 (FAMILY,) = FAMILIES
 
 
 def verdicts(name: str, *shares: float, minutes: float = 1.0) -> list[str]:
     found = [Training(minutes, share, 0.5) for share in shares]
-    made = records(name, SUBJECTS[name], found, SIZE, asked=True)
+    made = records(name, SUBJECTS[name], found, asked=True)
     return [FAMILY.verdict(record.figure, record.bar) for record in made]
 
 
@@ -42,7 +41,9 @@ def test_every_network_is_trained_and_told(monkeypatch):
     ]  # fmt: skip
     assert len(seen) == 15
     assert [record.unit for record in made] == ["", "min"] * 5
-    assert "first over last gradient at first 0.001" in made[0].note
+    assert made[0].subject == "residual: wrong"
+    assert made[-2].subject == "plain, layer norm: right"
+    assert made[0].note.endswith("at first: 0.001, 0.001, 0.001")
 
 
 def test_a_quick_training_learns():
