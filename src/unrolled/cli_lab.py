@@ -119,7 +119,7 @@ def _tell(outcome: Outcome) -> None:
         table.add_column(column, justify="right" if column == "measured" else "left")
     for each in outcome.result.numbers:
         style = "" if each.as_known else "red"
-        cells = each.name, number(each.measured, 6), wanted(each), said(each)
+        cells = each.name, number(each.measured, 6), wanted(each, 6), said(each)
         table.add_row(*(Text(cell, style=style) for cell in cells))
     Console(highlight=False).print(table)
     verdict = Text("\nVerdict: ")

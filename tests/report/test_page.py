@@ -213,3 +213,18 @@ def test_a_finding_may_stand_in_a_section():
     tree = Tree(show(Finding("warning", "It fails", "Measured.", label="fails")))
     (item,) = (e for e in tree.find("li", "warning") if e["parents"])
     assert item["text"] == "FailsIt failsMeasured."
+
+
+def test_a_table_may_have_a_row_for_itself():
+    narrow, wide = Table("A", HOW, ("a",), [[1]]), Table("B", HOW, ("a",), [[1]], wide=True)
+    assert [{*e["class"].split()} for e in Tree(show(narrow, wide)).find("figure")] == [
+        {"card"},
+        {"card", "wide"},
+    ]
+
+
+def test_the_room_for_labels_is_that_of_the_widest():
+    """0.1 has as many characters as 100, and is narrower."""
+    tree = Tree(show(line_chart(Series("a", [0, 1], [0.1, 100]), log_y=True)))
+    (labels,) = tree.find("div", "ys")
+    assert [e["text"] for e in tree.find("b") if e["parents"][-1] is labels] == ["100"]

@@ -138,7 +138,7 @@ def sigmoid_example(_: None) -> Result:
         numbers.append(near(f"derivative at w = {number(w)}", float(slopes[k]), float(printed[k]), 0.1, role))
     figure = Lines(
         "The derivative of σ(w a), measured and as printed",
-        "The printed form is right where w = 1, where the lines cross, and nowhere else.",
+        "What is measured and w A (1 − A) are one line. The printed form is right at w = 1 and nowhere else.",
         "w",
         "dAₜ/dAₜ₋₁",
         [

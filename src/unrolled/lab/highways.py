@@ -11,7 +11,7 @@ from unrolled.cells import highway
 from unrolled.flow.jacobian import jacobian_parts
 from unrolled.flow.lag import gradient_by_lag
 from unrolled.flow.trace import record
-from unrolled.lab.experiment import Number, Result, Verdict, experiment, near
+from unrolled.lab.experiment import Number, Result, Role, Verdict, at_least, experiment, near
 from unrolled.lab.networks import deep, gaussian, listed, off
 from unrolled.report.page import Bars, Lines, Series
 
@@ -124,28 +124,18 @@ def highway_carry(setup: Sizes) -> Result:
             )
         )
         curves.append(Series(f"bias {b:g}", range(L, -1, -1), listed(found)))
-    numbers.append(
-        Number("carry bias 6: share that is left, as persisting has it", left[6.0], 1.0, 0.5, "≥", "claim")
-    )
-    numbers.append(
-        Number(
-            "carry bias 0: share that is left, as persisting has it",
-            left[0.0],
-            1.0,
-            0.5,
-            "≥",
-            "counterexample",
+    judged: tuple[tuple[float, Role], ...] = ((6.0, "claim"), (0.0, "counterexample"))
+    for b, role in judged:
+        numbers.append(
+            at_least(f"carry bias {b:g}: share that is left, as persisting has it", left[b], 0.5, role)
         )
-    )
     drawn = []
     for b in biases:
         weights = {name: gaussian(L, H, H, scale=H**-0.5) for name in ("n.h", "b.h")}
         found = gradient_by_lag(record(deep(highway, L, weights | {"b.bias": -b}), A)).profiles[0].norm
         drawn.append(float(found[-1] / found[0]))
     opened = drawn[-1]
-    numbers.append(
-        Number("random matrices, carry bias 6: share that is left, at least", opened, 0.3, 0.0, "≥", "claim")
-    )
+    numbers.append(at_least("random matrices, carry bias 6: share that is left", opened, 0.3, "claim"))
     figures = [
         Lines(
             "The gradient on its way down",

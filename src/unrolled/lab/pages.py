@@ -56,7 +56,9 @@ def _finding(outcome: Outcome) -> Finding:
 
 
 def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + "." if words else ""
+    """Words as a sentence; what begins with a symbol such as w begins as it is."""
+    first = words.partition(" ")[0]
+    return (words[:1].upper() + words[1:] if len(first) > 1 else words) + "." * bool(words)
 
 
 def _section(outcome: Outcome) -> Section:
@@ -67,19 +69,19 @@ def _section(outcome: Outcome) -> Section:
     )
     if outcome.reproduced:
         verdict = replace(verdict, title=verdict.title or "As it is claimed.", remedy="")
-    rows = [(n.name, n.measured, wanted(n), said(n)) for n in outcome.result.numbers]
+    rows = [(n.name, n.measured, wanted(n, 4), said(n)) for n in outcome.result.numbers]
     how = (
-        "What was measured, and what it is held against: what is right, or what the claim says. What "
-        "contradicts the claim is its counterexample."
+        "What was measured, beside what theory or the claim has it to be. What contradicts the claim is its "
+        "counterexample."
     )
-    table = Table("Numbers", how, ("", "measured", "expected", ""), rows)
+    table = Table("Numbers", how, ("", "measured", "expected", ""), rows, wide=True)
     return Section(known.title, intro, [verdict, *outcome.result.figures, table])
 
 
-def wanted(each: Number) -> str:
+def wanted(each: Number, digits: int) -> str:
     """What a number should be: "= 0.25 ± 0.001"."""
-    within = f" ± {number(each.tolerance, 2)}" if each.tolerance else ""
-    return f"{each.relation} {number(each.expected, 6)}{within}"
+    within = f" ± {number(float(f'{each.tolerance:.2g}'), 2)}" if each.tolerance else ""
+    return f"{each.relation} {number(each.expected, digits)}{within}"
 
 
 SAYS: Final = {

@@ -158,12 +158,13 @@ class Bars:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts and numbers."""
+    """Rows of texts and numbers. Tables that are `wide`, or have more than four columns, stand alone."""
 
     title: str
     how: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float | int | None]]
+    wide: bool = False
 
     def __post_init__(self) -> None:
         for k, row in enumerate(self.rows):

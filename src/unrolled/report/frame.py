@@ -70,7 +70,7 @@ def chart(kind: str, summary: str, content: str, data: dict[str, Any], style: st
 
 def frame(plot: Plot) -> str:
     """A plot with its axes."""
-    longest = max((tick.label for tick in plot.y_ticks), key=len, default="")
+    longest = max((tick.label for tick in plot.y_ticks), key=_wide, default="")
     rows = "".join(f'<span style="top:{percent(at)}">{escaped(label)}</span>' for at, label in plot.y_ticks)
     columns = "".join(
         f'<span style="left:{percent(at)}"{"" if always else " class=roomy"}>{escaped(label)}</span>'
@@ -86,6 +86,11 @@ def frame(plot: Plot) -> str:
         f' preserveAspectRatio="none" aria-hidden="true">{plot.drawing}</svg>{plot.over}</div>'
         f'{plot.beside}<div class="xs">{columns}</div>{x_label}</div>'
     )
+
+
+def _wide(label: str) -> float:
+    """About how wide a label is, in digits."""
+    return sum(0.4 if sign in ".,’" else 1.0 for sign in label)
 
 
 def _uncrowded(labels: Sequence[Tick], room: int) -> list[tuple[Tick, bool]]:

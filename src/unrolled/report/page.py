@@ -174,7 +174,7 @@ def _table(item: Table) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(item.title)}">'
         f"<table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
     )
-    return figure(item.title, item.how, content, wide=len(item.columns) > 4)
+    return figure(item.title, item.how, content, wide=item.wide or len(item.columns) > 4)
 
 
 def _text(item: Text) -> str:
