@@ -61,6 +61,14 @@ def test_norms_go_into_every_layer(network, norm):
     assert gains
 
 
+def test_matrices_of_all_layers_may_be_normalised():
+    task = trained(blobs(), network="residual", weight_norm="spectral:0.5", **SMALL)
+    assert task.accuracy().share > 0.9
+    matrices = task.model.body.stacked()["f.h"].detach()
+    assert (torch.linalg.matrix_norm(matrices, 2) <= 0.5001).all()
+    assert len(task.gradient_by_layer()) == 3
+
+
 def test_at_a_depth_of_300_residual_and_highway_learn_and_plain_does_not():
     settings = SMALL | {"depth": 300, "rate": 3e-3}
     shares = {name: trained(blobs(), network=name, **settings).accuracy().share for name in NETWORKS[:3]}
@@ -209,6 +217,7 @@ def test_digits_are_learned_better_than_by_a_linear_classifier():
         ({"network": "conv-dense", "activation": "tanh"}, "--activation is not for conv-dense"),
         ({"network": "conv-residual", "norm": "layer"}, "--norm is not for conv-residual"),
         ({"network": "dense", "memory": "5MB"}, "--memory is for cells through depth, which dense is not"),
+        ({"network": "conv-dense", "weight_norm": "weight"}, "--weight-norm is for cells through depth"),
         ({"memory": "much"}, "'much' is no amount of memory"),
         ({"weight_decay": -1.0}, "--weight-decay must be a number from 0"),
         ({"weight_decay": 0.1, "optimiser": "adamw(weight_decay=1)"}, "give one of them"),

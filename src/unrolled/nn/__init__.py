@@ -1,6 +1,7 @@
 """Recurrent layers as torch modules."""
 
 from unrolled.nn.deep import Deep
+from unrolled.nn.dense import Dense
 from unrolled.nn.groups import decay_groups
 from unrolled.nn.initialise import INITIALISERS, chrono_, initialise
 from unrolled.nn.recurrent import Recurrent
@@ -9,6 +10,6 @@ from unrolled.nn.torch_layers import GRU, LSTM, RNN
 from unrolled.nn.weight_norm import SpectralNorm, WeightNorm, normalise_weights
 
 __all__ = [
-    "GRU", "INITIALISERS", "LSTM", "RNN", "Deep", "Recurrent", "SpectralNorm", "Streamer", "WeightNorm",
-    "chrono_", "decay_groups", "initialise", "normalise_weights",
+    "GRU", "INITIALISERS", "LSTM", "RNN", "Deep", "Dense", "Recurrent", "SpectralNorm", "Streamer",
+    "WeightNorm", "chrono_", "decay_groups", "initialise", "normalise_weights",
 ]  # fmt: skip

@@ -48,6 +48,10 @@ class DigitsConfig:
     ] = UNSAID
     growth: Annotated[int, "of dense and conv-dense: units or channels that each layer adds [16; 8]"] = UNSAID
     norm: Annotated[str | None, "normalise what the matrices give: layer, rms or batch [none]"] = None
+    weight_norm: Annotated[
+        str | None,
+        "of cells through depth: weight, spectral or spectral:LIMIT; matrices are normalised [none]",
+    ] = None
     memory: Annotated[
         str | None,
         "of cells through depth: layers run again so that they take so much memory, as in 5MB [none]",
@@ -114,8 +118,10 @@ class DigitsConfig:
         name, options = read_call(self.network)
         if options and name in NETWORKS[3:]:
             raise InputError(f"--network {name} takes no options in brackets: its settings are options here")
-        if name in NETWORKS[3:] and self.memory is not None:
-            raise InputError(f"--memory is for cells through depth, which {name} is not: leave it out")
+        for setting in ("memory", "weight_norm"):
+            if name in NETWORKS[3:] and getattr(self, setting) is not None:
+                option = f"--{setting.replace('_', '-')}"
+                raise InputError(f"{option} is for cells through depth, which {name} is not: leave it out")
         if name.startswith("conv-"):
             for setting, default in (("activation", "relu"), ("norm", None), ("init", ())):
                 if getattr(self, setting) != default:

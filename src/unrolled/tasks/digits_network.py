@@ -86,6 +86,7 @@ class Classifier(nn.Module):
                 config.width,
                 config.depth,
                 norm=config.norm,
+                weight_norm=config.weight_norm,
                 init=_starts(cell, config) | init,
                 dtype=dtype,
             )
@@ -105,7 +106,7 @@ class Classifier(nn.Module):
     def norms_by_layer(self, loss: Tensor) -> list[float]:
         """The L2 norm of the loss's gradient for the parameters of each layer, from the first to the last."""
         if isinstance(self.body, Deep):
-            found = torch.autograd.grad(loss, [*self.body.stacked().values()])
+            found = torch.autograd.grad(loss, [*self.body.parameters()])  # each of all layers
             squares = torch.stack([d.flatten(1).double().square().sum(1) for d in found]).sum(0)
         else:
             layers = [[*child.parameters()] for child in self.body.children()]
