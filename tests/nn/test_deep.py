@@ -50,6 +50,32 @@ def test_kernels_compute_what_the_equations_say_layer_by_layer(spec, width):
         torch.testing.assert_close(two, one, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("spec", [*THROUGH_DEPTH, "highway(coupled=false)"])
+def test_wide_layers_by_products_of_torch_compute_the_same(spec, bias, monkeypatch):
+    monkeypatch.setattr("unrolled.nn.deep.WIDE", 1)
+    layer = deep(spec, 5, 6, bias=bias)
+    A = random(7, 5).requires_grad_()
+    for every in (True, False):
+        found = []
+        for layer.backend in ("reference", "auto"):
+            last = layer(A, return_states=every)
+            if every:
+                last, states = last
+            loss = last.square().sum()
+            loss = loss + sum((random(6, 7, 5) * value).sum() for value in (states if every else {}).values())
+            found.append(torch.autograd.grad(loss, [A, *layer.parameters()]))
+        for one, two in zip(*found, strict=True):
+            torch.testing.assert_close(two, one, rtol=1e-11, atol=1e-13)
+
+
+def test_wide_layers_are_differentiated_twice(monkeypatch):
+    monkeypatch.setattr("unrolled.nn.deep.WIDE", 1)
+    layer = deep("highway", 3, 3)
+    A = random(2, 3).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda a, *_: layer(a), (A, *layer.parameters()))
+
+
 def test_layers_are_the_cell_one_after_the_other():
     layer = deep("highway", 4, 3)
     h = A = random(2, 4)

@@ -106,7 +106,7 @@ def test_radius_is_the_largest_absolute_eigenvalue(radius):
     "how",
     ["orthogonal:2", "identity:0.5", "xavier", "xavier_normal", "kaiming", "he", "lecun", "scaled:9",
      "radius:0.7", "normal:0.1", 0.5, lambda t: torch.nn.init.orthogonal_(t)],
-    ids=str,
+    ids=lambda how: how if isinstance(how, str) else type(how).__name__,
 )  # fmt: skip
 def test_matrices_behind_each_other_are_filled_one_by_one(how):
     """Each as if it were alone: also the variance, which is by the widths of a matrix."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.cell import Cell
 from unrolled.cells import find
+from unrolled.compile.separate import through_layers
 from unrolled.errors import CellError, InputError, check_sizes
 from unrolled.nn.autocast import in_own_dtype
 from unrolled.nn.batch_norm import BatchNorm
@@ -22,6 +23,7 @@ from unrolled.nn.weight_norm import WeightNorms, normalise_weights, written
 from unrolled.parameters import Untied
 from unrolled.rewrite import normalise, without_input
 from unrolled.scan import BACKENDS, scan
+from unrolled.tracing import more_than_numbers
 from unrolled.unroll.policies import Policy
 
 WIDE: Final = 256
@@ -200,11 +202,13 @@ class Deep(nn.Module):
                 return self._results(values, end, A, return_states)
             learned = Untied(self.batch_norm.folded(whole))
         options: Any = {"rows": None, "leaves": None, "returning": returning, "reverse": False}
-        options["backend"] = self._backend(batch)
+        options["backend"] = self.backend
         if looking_on is not None:
             values, end = looking_on(self, 0, self.cell, nothing, start, learned, **options)
         elif policy is not None:
             values, end = scan_in_chunks(self.cell, nothing, start, learned, policy, **options)
+        elif self._separately(learned, batch, start):
+            values, end = through_layers(self.cell.graph, start, learned, returning)
         else:
             values, end = scan(self.cell, nothing, start, learned, **options)
         return self._results(values, end, A, return_states)
@@ -218,11 +222,14 @@ class Deep(nn.Module):
             return last
         return last, {name: values[name] if A.ndim == 2 else values[name][:, 0] for name in self.cell.states}
 
-    def _backend(self, batch: Tensor) -> str:
+    def _separately(
+        self, learned: Mapping[str, Tensor], batch: Tensor, start: Mapping[str, Tensor]
+    ) -> TypeGuard[Untied]:
+        """Whether torch's products run, layer by layer."""
         large = self.width >= WIDE or batch.numel() >= LARGE
-        if self.backend == "auto" and not self.tied and large and not torch.compiler.is_compiling():
-            return "reference"
-        return self.backend
+        if self.backend != "auto" or not large or not isinstance(learned, Untied):
+            return False
+        return not more_than_numbers(*start.values(), *learned.tensors.values())
 
     @property
     def dtype(self) -> torch.dtype:
