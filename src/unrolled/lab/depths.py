@@ -69,7 +69,7 @@ def trained(pictures: Pictures, config: DigitsConfig) -> Trained:
 
 @experiment(
     title="Trainability by depth",
-    lectures=("000", "001", "002", "004"),
+    lectures=("000", "001", "004"),
     claim="Plain deep networks cannot be trained, for their gradients vanish or explode; with the skips "
     "of residual, highway and dense networks they can.",
     statement="Accuracy on held-out noisy patterns of ten classes after 150 updates, for 10 to 1,000 "
