@@ -430,3 +430,14 @@ def test_spectral_norm_is_of_each_layer():
     plain = deep("rnn", 6, 12, weight_norm="spectral:0.9")
     spectra = flow.step_spectra(plain, random(3, 6))
     assert float(spectra.largest.max()) <= 0.9 + 1e-6
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_no_rows_are_no_rows(backend):
+    layer = deep("lstm", 4, 3, backend=backend)
+    A = torch.zeros(0, 4, dtype=DOUBLE, requires_grad=True)
+    last, states = layer(A, return_states=True)
+    assert last.shape == (0, 4)
+    assert states["c"].shape == (3, 0, 4)
+    last.sum().backward()
+    assert not any(p.grad.any() for p in layer.parameters())

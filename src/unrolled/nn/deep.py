@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeGuard
 
 import torch
@@ -24,7 +25,7 @@ from unrolled.parameters import Untied
 from unrolled.rewrite import normalise, without_input
 from unrolled.scan import BACKENDS, scan
 from unrolled.tracing import more_than_numbers
-from unrolled.unroll.policies import Policy
+from unrolled.unroll.policies import Checkpointed, Policy, Truncated
 
 WIDE: Final = 256
 """Units from which on large products of torch, layer by layer, are faster than one kernel over all layers."""
@@ -170,25 +171,43 @@ class Deep(nn.Module):
     def _through(
         self, A: Tensor, state: Mapping[str, Tensor] | None, bptt: Policy | None, return_states: bool
     ) -> Any:
+        start = self._start(A, state or {})
+        names = self.cell.states
+        values, end = self._run(start, names if return_states else (), policy_of(bptt))
+
+        def laid_out(value: Tensor) -> Tensor:
+            return value if A.ndim == 2 else value.squeeze(-2)
+
+        last = laid_out(end[names[0]])
+        return (last, {name: laid_out(values[name]) for name in names}) if return_states else last
+
+    def _start(self, A: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The states that the first layer gets, each (B, H)."""
         first, *others = self.cell.states
         if not isinstance(A, Tensor) or A.ndim not in (1, 2) or A.shape[-1] != self.width:
             got = f"shape {tuple(A.shape)}" if isinstance(A, Tensor) else f"type {type(A).__name__}"
             raise InputError(f"A has {got}, expected (B, {self.width}), or ({self.width},)")
         if A.dtype != self.dtype:
             raise InputError(f"A is {A.dtype}, but the parameters are {self.dtype}")
-        batch = A if A.ndim == 2 else A[None]
-        start = self.cell.graph.start(batch.shape[0], self.learned) | {first: batch}
-        for name, value in (state or {}).items():
+        for name, value in state.items():
             if name not in others:
                 known = ", ".join(others) or "none"
                 raise InputError(f"there is no further state {name!r}; there are {known} besides {first!r}")
             if value.shape != A.shape:
                 raise InputError(f"state {name!r} has shape {tuple(value.shape)}, expected {tuple(A.shape)}")
-            start[name] = value if A.ndim == 2 else value[None]
-        policy = policy_of(bptt)
-        nothing = batch.new_zeros(self.depth, batch.shape[0], 1)
-        returning = self.cell.states if return_states else ()
-        learned: Mapping[str, Tensor] = self.learned
+        given = {name: value if A.ndim == 2 else value[None] for name, value in {**state, first: A}.items()}
+        return self.cell.graph.start(given[first].shape[0], self.learned) | given
+
+    def _run(
+        self,
+        start: Mapping[str, Tensor],
+        returning: tuple[str, ...],
+        policy: Truncated | Checkpointed | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The states of `returning` behind each layer, (depth, B, H), and all behind the last."""
+        batch = start[self.cell.states[0]]
+        nothing = batch.new_zeros(self.depth, batch.shape[0], 1)  # the input that there is none of
+        learned = self.learned
         looking_on = watcher()
         if self.batch_norm is not None:
             own = self.stacked()
@@ -198,35 +217,29 @@ class Deep(nn.Module):
                     raise InputError(
                         "layers with batch norm do not run again: leave out bptt, or norm='batch'"
                     )
-                values, end = self.batch_norm.run(nothing, start, Untied(whole).each())
-                return self._results(values, end, A, return_states)
+                return self.batch_norm.run(nothing, start, Untied(whole).each())
             learned = Untied(self.batch_norm.folded(whole))
-        options: Any = {"rows": None, "leaves": None, "returning": returning, "reverse": False}
-        options["backend"] = self.backend
+        if looking_on is None and policy is None and self._separately(learned, start):
+            return through_layers(self.cell.graph, start, learned, returning)
+        run: Callable[..., Any] = scan if policy is None else partial(scan_in_chunks, policy=policy)
         if looking_on is not None:
-            values, end = looking_on(self, 0, self.cell, nothing, start, learned, **options)
-        elif policy is not None:
-            values, end = scan_in_chunks(self.cell, nothing, start, learned, policy, **options)
-        elif self._separately(learned, batch, start):
-            values, end = through_layers(self.cell.graph, start, learned, returning)
-        else:
-            values, end = scan(self.cell, nothing, start, learned, **options)
-        return self._results(values, end, A, return_states)
+            run = partial(looking_on, self, 0)
+        values, end = run(
+            self.cell,
+            nothing,
+            start,
+            learned,
+            rows=None,
+            leaves=None,
+            returning=returning,
+            reverse=False,
+            backend=self.backend,
+        )
+        return values if returning else {}, end
 
-    def _results(
-        self, values: Mapping[str, Tensor], end: Mapping[str, Tensor], A: Tensor, return_states: bool
-    ) -> Any:
-        first = self.cell.states[0]
-        last = end[first] if A.ndim == 2 else end[first][0]
-        if not return_states:
-            return last
-        return last, {name: values[name] if A.ndim == 2 else values[name][:, 0] for name in self.cell.states}
-
-    def _separately(
-        self, learned: Mapping[str, Tensor], batch: Tensor, start: Mapping[str, Tensor]
-    ) -> TypeGuard[Untied]:
+    def _separately(self, learned: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> TypeGuard[Untied]:
         """Whether torch's products run, layer by layer."""
-        large = self.width >= WIDE or batch.numel() >= LARGE
+        large = self.width >= WIDE or next(iter(start.values())).numel() >= LARGE
         if self.backend != "auto" or not large or not isinstance(learned, Untied):
             return False
         return not more_than_numbers(*start.values(), *learned.tensors.values())
