@@ -47,7 +47,7 @@ EXTRA = {
     "flow": {"parameters", "rows", "leaves", "rewrite", "report"},
     "train": {"options"},
     "export": {"leaves", VERSION},
-    "lab": {"report"},
+    "lab": {"data", "report"},
     "tasks": {"data", "options", VERSION},
     "cli_settings": {"report"},
     "cli_time": {"data", "report"},

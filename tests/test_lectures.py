@@ -93,3 +93,9 @@ def test_each_experiment_stands_with_a_lecture_it_is_from():
     for name, each in EXPERIMENTS.items():
         for lecture in each.lectures:
             assert f"`{name}`" in by_lecture[lecture], (name, lecture)
+
+
+def test_the_readme_counts_them_rightly():
+    for name in ("README.md", "CHANGELOG.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert re.findall(r"(\d+) (?:such )?claims", text) == [str(len(EXPERIMENTS))], name
