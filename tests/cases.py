@@ -231,6 +231,8 @@ SPELLED = (
     "highway(activation=softplus, coupled=false)",
     "rhn(layers=2, coupled=false)",
     "layer_norm_lstm(forget_bias=1, eps=0.01)",
+    "narx(lags=1,3, activation=relu, output=tanh)",
+    "delayed_rnn(lags=2-3)",
 )
 
 
@@ -255,11 +257,16 @@ class Setting:
         width = {symbol: self.H + k for k, symbol in enumerate(symbols)}
         return {name: width[self.cell.graph.widths[name]] for name in self.cell.states}
 
+    @property
+    def own_sizes(self) -> dict[str, int]:
+        """The widths that are those of maps alone."""
+        return dict.fromkeys(self.cell.graph.own_widths, self.H + 3)
+
     def case(self, T: int = 3, B: int = 2) -> Case:
         """Random inputs, states and parameters, biases and vectors among them."""
         graph = self.cell.graph_for(self.D, self.H)
         sizes = {graph.widths[name]: size for name, size in self.state_sizes.items()}
-        sizes |= {graph.widths["x"]: self.D}
+        sizes |= {graph.widths["x"]: self.D, **self.own_sizes}
         return Case(
             self.cell,
             random(T, B, self.D),

@@ -44,6 +44,7 @@ def sized(setting: Setting, D: int = 32, H: int = 16, **options) -> Explanation:
     """States of other widths are 16 units wider each: whole vectors of every processor."""
     symbols = sorted({setting.cell.graph.widths[name] for name in setting.cell.states}, reverse=True)
     hidden = {name: H + 16 * symbols.index(setting.cell.graph.widths[name]) for name in setting.cell.states}
+    hidden |= dict.fromkeys(setting.cell.graph.own_widths, H + 32)
     return setting.cell.explain(H if setting.D == setting.H else D, hidden, **options)
 
 
@@ -267,8 +268,9 @@ def test_states_of_two_widths():
 @each
 def test_products_count_what_pytorch_counts(setting):
     D = 3 if setting.D != setting.H else 5
-    case = setting.sized(D, 5).case(T=1, B=2)
-    found = setting.cell.explain(D, {name: value.shape[1] for name, value in case.state.items()})
+    setting = setting.sized(D, 5)
+    case = setting.case(T=1, B=2)
+    found = setting.cell.explain(D, setting.state_sizes | setting.own_sizes)
     with FlopCounterMode(display=False) as counter:
         outputs, states = case.scan()
         forward = counter.get_total_flops()

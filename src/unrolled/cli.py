@@ -142,7 +142,8 @@ def cells_command(
     out.print("One step, from the traced graph (⊙ multiplies element by element):\n")
     for line in formulas(cell.graph):
         out.print(f"    {line}", markup=False)
-    out.print("\nParameters (D: width of the input, H: of the state):\n")
+    own = "".join(f", {n}: of {', '.join(maps)}" for n, maps in cell.graph.own_widths.items())
+    out.print(f"\nParameters (D: width of the input, H: of the state{own}):\n")
     for parameter in cell.parameters.values():
         shape = " × ".join(parameter.shape)
         start = "" if parameter.init in (None, 0.0) else f"   starts at {parameter.init}"

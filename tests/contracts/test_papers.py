@@ -198,6 +198,20 @@ def layer_norm_lstm(eps: float = 1e-5) -> Callable:
     return step
 
 
+def narx(x, M, p, y1, y2):
+    """Equation 1 of Lin et al. 1996, with a multilayer perceptron."""
+    return {"y1": M("y", h=np.tanh(M("h", x=x, y1=y1, y2=y2))), "y2": y1}
+
+
+def narx_of_one_and_three(x, M, p, y1, y2, y3):
+    h = np.maximum(M("h", x=x, y1=y1, y3=y3), 0)
+    return {"y1": np.tanh(M("y", h=h)), "y2": y1, "y3": y2}
+
+
+def delayed_rnn(x, M, p, h1, h2, h3):
+    return {"h1": np.tanh(M("h", x=x, h2=h2, h3=h3)), "h2": h1, "h3": h2}
+
+
 PAPERS = {
     "rnn": rnn,
     "irnn": rnn_relu,
@@ -224,6 +238,9 @@ PAPERS = {
     "residual(activation=tanh, products=two)": residual_of_two,
     "rhn": rhn,
     "mgu": mgu,
+    "narx": narx,
+    "narx(lags=1,3, activation=relu, output=tanh)": narx_of_one_and_three,
+    "delayed_rnn(lags=2-3)": delayed_rnn,
     "layer_norm_rnn": layer_norm_rnn,
     "layer_norm_lstm": layer_norm_lstm(),
     "layer_norm_lstm(eps=0.125)": layer_norm_lstm(eps=0.125),
@@ -249,7 +266,7 @@ def test_a_cell_computes_what_its_paper_prints(name, D):
     outputs = []
     for x_t in case.x.detach().numpy():
         state = PAPERS[name](x_t, M, take, **state)
-        outputs.append(state["h"])
+        outputs.append(next(iter(state.values())))
     assert used == weights.keys()
 
     found, final = case.scan()

@@ -53,7 +53,7 @@ def made(make, backend: str = "auto"):
 
 
 def parameters_of(one, dtype: torch.dtype) -> dict[str, Tensor]:
-    sizes = {"D": D} | dict.fromkeys((s for p in one.parameters.values() for s in p.shape if s[0] == "H"), H)
+    sizes = {"D": D} | dict.fromkeys((s for p in one.parameters.values() for s in p.shape if s[0] != "D"), H)
     return {
         name: torch.randn([sizes[s] for s in p.shape], dtype=dtype).mul_(0.3).requires_grad_()
         for name, p in one.parameters.items()

@@ -12,6 +12,7 @@ from unrolled.cells.gru import gru, gru_cho, gru_chung, mgu
 from unrolled.cells.layer_norm import layer_norm_lstm, layer_norm_rnn
 from unrolled.cells.lstm import lstm, lstm_fgr
 from unrolled.cells.mut import mut1, mut2, mut3
+from unrolled.cells.narx import delayed_rnn, narx
 from unrolled.cells.residual import highway, residual, rhn
 from unrolled.cells.rnn import indrnn, rnn
 
@@ -19,7 +20,7 @@ CELLS: Final[dict[str, EquationCell]] = {
     cell.base_name: cell
     for cell in (
         rnn, indrnn, lstm, lstm_fgr, gru, gru_cho, gru_chung, mut1, mut2, mut3, mgu,
-        highway, residual, rhn, layer_norm_rnn, layer_norm_lstm,
+        highway, residual, rhn, narx, delayed_rnn, layer_norm_rnn, layer_norm_lstm,
     )
 }  # fmt: skip
 
@@ -46,6 +47,7 @@ def find(text: str) -> EquationCell:
 
 
 __all__ = [
-    "CELLS", "VARIANTS", "find", "gru", "gru_cho", "gru_chung", "highway", "indrnn",
-    "layer_norm_lstm", "layer_norm_rnn", "lstm", "lstm_fgr", "mgu", "mut1", "mut2", "mut3", "residual", "rhn", "rnn",
+    "CELLS", "VARIANTS", "delayed_rnn", "find", "gru", "gru_cho", "gru_chung", "highway", "indrnn",
+    "layer_norm_lstm", "layer_norm_rnn", "lstm", "lstm_fgr", "mgu", "mut1", "mut2", "mut3", "narx",
+    "residual", "rhn", "rnn",
 ]  # fmt: skip
