@@ -232,7 +232,7 @@ def layer_of(place: Place) -> int:
 
 def where(place: Place) -> str:
     """A place in words, as in "layer 2, cell lstm"."""
-    stack = f" of {stack_of(place)}" * bool(stack_of(place))
+    stack = f" of {stack_of(place)}" * (stack_of(place) not in ("", "layer", "layers"))
     if place.depth:
         return f"{place.T} layers{stack}, cell {place.cell.name.replace(' with no input', '')}"
     again = place.name.partition(" #")[2]
