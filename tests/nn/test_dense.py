@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.errors import BudgetError, InputError
+from unrolled.nn import dense as module
 from unrolled.nn import room
 from unrolled.nn.dense import ACTIVATIONS, Dense, plain
 from unrolled.unroll.meter import Meter
@@ -44,16 +45,18 @@ def as_published(dense: Dense, A: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("norm", [None, "layer", "rms", "batch"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_it_is_the_published_network_with_its_gradients(activation, norm):
+def test_it_is_the_published_network_with_its_gradients(activation, norm, monkeypatch):
     dense, A = make(activation, norm), torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     wanted = [A, *dense.parameters()]
     d = torch.randn(7, dense.output_size, dtype=torch.float64)
-    found, expected = dense(A), as_published(dense, A)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    for ours, theirs in zip(
-        torch.autograd.grad(found, wanted, d), torch.autograd.grad(expected, wanted, d), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+    expected = as_published(dense, A)
+    gradients = torch.autograd.grad(expected, wanted, d)
+    for together in (3, 7, 9, 64):  # one layer at a time, two, three, and all four
+        monkeypatch.setattr(module, "TOGETHER", together)
+        found = dense(A)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        for ours, theirs in zip(torch.autograd.grad(found, wanted, d), gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", [None, "layer", "batch"])
@@ -83,7 +86,9 @@ def test_where_the_two_maps_of_maxout_are_equal_each_has_half_the_gradient():
     torch.testing.assert_close(ours, theirs)
 
 
-def test_frozen_parameters_and_inputs_without_a_gradient_change_no_other_gradient():
+@pytest.mark.parametrize("together", [3, 7, 64])
+def test_frozen_parameters_and_inputs_without_a_gradient_change_no_other_gradient(together, monkeypatch):
+    monkeypatch.setattr(module, "TOGETHER", together)
     dense = make("relu")
     A = torch.randn(4, 5, dtype=torch.float64)
     every = dict(

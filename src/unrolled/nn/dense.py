@@ -36,6 +36,9 @@ OF_ROWS: Final = {"layer": layer_norm, "rms": rms_norm}
 
 NORMS: Final = (*OF_ROWS, "batch")
 
+TOGETHER: Final = 64
+"""Units of layers that are run together."""
+
 
 def started(activation: str) -> str:
     """The initialiser with which a layer's values are about as large as what it reads."""
@@ -77,6 +80,11 @@ class Form:
         """Where a layer, counted from 0, puts what it computes."""
         begin = self.width + layer * self.growth
         return slice(begin, begin + self.growth)
+
+    def blocks(self) -> list[range]:
+        """Layers that are run together."""
+        several = max(1, TOGETHER // self.growth)
+        return [range(k, min(k + several, self.depth)) for k in range(0, self.depth, several)]
 
     def normal(self, z: Tensor, own: Map, counted: bool = False) -> Tensor:
         """What a map's product becomes before the activation; without a norm the bias is in it already.
@@ -270,7 +278,11 @@ def plain(
 
 
 class _Buffered(torch.autograd.Function):
-    """All layers as one differentiable operation. Inputs: A, and the parameters in their order."""
+    """All layers as one differentiable operation. Inputs: A, and the parameters in their order.
+
+    A few layers at a time: what they read of all before these is one product for all of them, which is much
+    faster than many narrow ones; within these each layer adds what it reads of the others.
+    """
 
     @staticmethod
     def forward(
@@ -279,16 +291,24 @@ class _Buffered(torch.autograd.Function):
         buffer = A.new_empty(len(A), form.total)
         buffer[:, : form.width] = A
         kept = [A.new_empty(len(A), form.depth * form.growth) for _ in form.maps]
-        for layer, maps in enumerate(form.layers(parameters, running)):
-            at = form.units(layer)
-            before, summed = buffer[:, : at.start], []
-            for z, own in zip(_of_layer(form, kept, layer), maps, strict=True):
+        layers = form.layers(parameters, running)
+        for block in form.blocks():
+            begin = form.units(block.start).start
+            for k, z in enumerate(kept):
+                own = [layers[layer][k] for layer in block]
+                earlier, z = buffer[:, :begin], z[:, block.start * form.growth : block.stop * form.growth]
                 if form.norm:
-                    torch.mm(before, own.x.t(), out=z)
+                    torch.mm(earlier, _side_by_side(own, begin).t(), out=z)
                 else:
-                    torch.addmm(own.bias, before, own.x.t(), out=z)
-                summed.append(form.normal(z, own, counted=True))
-            buffer[:, at] = form.activate(summed)
+                    bias = torch.cat([each.bias for each in own])
+                    torch.addmm(bias, earlier, _side_by_side(own, begin).t(), out=z)
+            for layer in block:
+                at, summed = form.units(layer), []
+                for z, one in zip(_of_layer(form, kept, layer), layers[layer], strict=True):
+                    if begin < at.start:
+                        z.addmm_(buffer[:, begin : at.start], one.x[:, begin:].t())
+                    summed.append(form.normal(z, one, counted=True))
+                buffer[:, at] = form.activate(summed)
         ctx.form, ctx.running = form, running
         ctx.save_for_backward(A, buffer, *kept, *parameters)
         return buffer
@@ -298,28 +318,45 @@ class _Buffered(torch.autograd.Function):
         form: Form = ctx.form
         A, buffer, *rest = ctx.saved_tensors
         kept, parameters = rest[: len(form.maps)], rest[len(form.maps) :]
-        if torch.is_grad_enabled() or more_than_numbers(d_out):
+        # They will be differentiated, or there is a batch of gradients.
+        if torch.is_grad_enabled() or not torch._C._has_storage(d_out) or more_than_numbers(d_out):
             return (None, None, *_again(form, ctx.running, [A, *parameters], d_out))
         d = d_out.clone(memory_format=torch.contiguous_format)
         first = 0 if ctx.needs_input_grad[2] else form.width
-        found: list[Tensor | None] = []  # from the last parameter to the first
+        layers, growth = form.layers(parameters, ctx.running), form.growth
+        found: dict[tuple[int, int], Sequence[Tensor]] = {}  # by layer and map: x, bias, and gain if any
         adjoint = OPERATIONS["maximum" if len(form.maps) == 2 else form.activation].adjoint
         assert adjoint is not None
-        for layer, maps in reversed([*enumerate(form.layers(parameters, ctx.running))]):
-            at = form.units(layer)
-            before, zs = buffer[:, : at.start], _of_layer(form, kept, layer)
-            summed = [form.normal(z, own) for z, own in zip(zs, maps, strict=True)]
-            d_summed = adjoint(d[:, at], buffer[:, at], *summed)
-            for z, own, d_z in reversed([*zip(zs, maps, d_summed, strict=True)]):
-                if form.norm:
-                    d_z, d_gain, d_bias = _back_through_norm(form, z, own, d_z)
-                    found.append(d_gain)
-                else:
-                    d_bias = d_z.sum(0)
-                found += [d_bias, d_z.t() @ before]
-                d[:, first : at.start].addmm_(d_z, own.x[:, first:])
+        for block in reversed(form.blocks()):
+            begin, end = form.units(block.start).start, form.units(block.stop - 1).start
+            d_block = [d.new_empty(len(d), len(block) * growth) for _ in form.maps]
+            vectors: dict[tuple[int, int], Sequence[Tensor]] = {}
+            for layer in reversed(block):
+                at, zs = form.units(layer), _of_layer(form, kept, layer)
+                summed = [form.normal(z, one) for z, one in zip(zs, layers[layer], strict=True)]
+                d_summed = adjoint(d[:, at], buffer[:, at], *summed)
+                for k, (z, one, d_z) in enumerate(zip(zs, layers[layer], d_summed, strict=True)):
+                    if form.norm:
+                        d_z, *vectors[layer, k] = _back_through_norm(form, z, one, d_z)
+                    d_block[k][:, at.start - begin : at.stop - begin] = d_z
+                    if begin < at.start:
+                        d[:, begin : at.start].addmm_(d_z, one.x[:, begin:])
+            for k, d_z in enumerate(d_block):
+                if first < begin:
+                    own = [layers[layer][k] for layer in block]
+                    d[:, first:begin].addmm_(d_z, _side_by_side(own, begin)[:, first:])
+                d_x = (d_z.t() @ buffer[:, :end]).view(len(block), growth, end).unbind()
+                d_bias = d_z.sum(0).view(len(block), growth).unbind()
+                for layer, rows, bias in zip(block, d_x, d_bias, strict=True):
+                    own_vectors = vectors.get((layer, k), (bias,))
+                    found[layer, k] = (rows[:, : form.units(layer).start], *own_vectors)
         d_A = d[:, : form.width].clone() if ctx.needs_input_grad[2] else None
-        return (None, None, d_A, *reversed(found))
+        return (None, None, d_A, *(t for key in sorted(found) for t in found[key]))
+
+
+def _side_by_side(own: Sequence[Map], before: int) -> Tensor:
+    """What maps of several layers make of the first units: their matrices, one below the other."""
+    return torch.cat([each.x[:, :before] for each in own])
 
 
 def _of_layer(form: Form, kept: Iterable[Tensor], layer: int) -> list[Tensor]:
@@ -328,10 +365,10 @@ def _of_layer(form: Form, kept: Iterable[Tensor], layer: int) -> list[Tensor]:
 
 
 def _back_through_norm(form: Form, z: Tensor, own: Map, d: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of a map's product, gain and bias."""
+    """The gradients of a map's product, bias and gain."""
     with torch.enable_grad():
         z, bias, gain = (t.detach().requires_grad_() for t in (z, own.bias, own.gain) if t is not None)
-        return torch.autograd.grad(form.normal(z, own._replace(bias=bias, gain=gain)), (z, gain, bias), d)
+        return torch.autograd.grad(form.normal(z, own._replace(bias=bias, gain=gain)), (z, bias, gain), d)
 
 
 def _again(
