@@ -80,7 +80,7 @@ class Classifier(nn.Module):
             width = self.body.form.total
         else:
             cell = cell_through_depth(config)
-            self.kind = cell.name
+            self.kind = cell.name.replace("rnn", "plain", 1) if config.network == "plain" else cell.name
             self.body = Deep(
                 cell,
                 config.width,
