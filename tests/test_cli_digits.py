@@ -183,6 +183,10 @@ def test_pictures_to_test_on_may_be_files_of_their_own(call):
         (["--network", "conv-dense", "--activation", "tanh"], "--activation is not for conv-dense"),
         (["--depth", "0"], "--depth must be a whole number of at least 1"),
         (["--depth", "1000000", "--growth", "1000"], "not enough memory for the weights of dense layers"),
+        (
+            ["--network", "residual", "--depth", "100000", "--width", "100000"],
+            "lower --depth, --width, --growth",
+        ),
         (["--network", "conv-dense", "--depth", "2", "--test-images", "labels"], "--test-images goes with"),
         (["--init", "f=3"], "pattern 'f' matches no parameter"),
         (["--holdout", "0.001"], "too few to keep a share of 0.001"),

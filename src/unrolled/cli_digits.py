@@ -9,7 +9,7 @@ import typer
 
 from unrolled.cli_settings import tensorboard_observer, with_settings
 from unrolled.cli_time import out, warn
-from unrolled.errors import InputError
+from unrolled.errors import BudgetError, InputError, UnrolledError
 from unrolled.report.accuracy import AccuracyObserver
 from unrolled.tasks import digits_runs
 from unrolled.tasks.digits_config import DigitsConfig
@@ -28,6 +28,17 @@ def train_digits(
     Beside its accuracy on held-out pictures stand those of the commonest class and of a linear classifier;
     the norm of the gradient by layer says whether the first layers are told anything.
     """
+    try:
+        return _train(resume, name, runs, tensorboard, settings)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, UnrolledError) or not (isinstance(error, MemoryError) or "alloc" in str(error)):
+            raise
+        raise BudgetError("not enough memory: lower --depth, --width, --growth or --batch") from None
+
+
+def _train(
+    resume: Path | None, name: str | None, runs: Path | None, tensorboard: bool, settings: dict[str, Any]
+) -> int:
     events = tensorboard_observer() if tensorboard else None
     files = Files(**{key: settings.pop(key) for key in FILES})
     given = {key: value for key, value in settings.items() if value is not None}
