@@ -216,7 +216,7 @@ def lstm_vanishes(setup: Sizes) -> Result:
     numbers.append(
         at_most("as drawn at first: steps after which 1% is left", math.inf if half is None else half, 20)
     )
-    place = record(_lively(lstm, 32, 3.0), 0.1 * gaussian(400, 1, 3)).places[0]
+    place = record(_lively(lstm, 64, 3.0), 0.1 * gaussian(400, 1, 3)).places[0]
     grown = lyapunov(place, count=1)
     numbers.append(at_least("weights of size 3: largest Lyapunov exponent", float(grown.exponents[0]), 0.0))
     spectrum = lag_spectrum(place, lags=[200])
