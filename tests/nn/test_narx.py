@@ -12,8 +12,8 @@ from cases import assert_same, gradients, one_line
 from unrolled import Checkpointed, InputError
 from unrolled.errors import CellError, DivergedError
 from unrolled.flow import gradient_by_lag
-from unrolled.nn import NARX
-from unrolled.nn import narx as module
+from unrolled.nn import ARX, NARX
+from unrolled.nn import taps as module
 
 DOUBLE = torch.float64
 T, B, I, O, N = 9, 3, 2, 3, 5
@@ -225,6 +225,29 @@ def test_training_in_either_loop_finds_the_system():
         optimiser.step(loss)
         free, _ = made(u[1:], made.state(u[:1], y[:1]))
         assert float((free - y[1:]).square().mean().detach()) < 1e-5 * float(y.var())
+
+
+@pytest.mark.parametrize("inputs", [0, I])
+def test_a_linear_network_has_the_least_squares(inputs):
+    """They are those of NumPy, and of a linear system the truth."""
+    u, y = series(inputs, T=40)
+    fitted = ARX(inputs, O, **LAGS, dtype=DOUBLE)
+    assert not fitted.open_loop(u, y).detach().any()
+    fitted.fit(u, y)
+    read = [] if u is None else [u[3:], u[1:-2]]
+    rows = torch.cat([*read, y[2:-1], y[:-3], torch.ones(37, B, 1, dtype=DOUBLE)], -1).flatten(0, 1).numpy()
+    expected = rows @ np.linalg.lstsq(rows, y[3:].flatten(0, 1).numpy(), rcond=None)[0]
+    np.testing.assert_allclose(fitted.open_loop(u, y).detach().flatten(0, 1).numpy(), expected, atol=1e-12)
+
+    truth = ARX(inputs, O, **LAGS, dtype=DOUBLE)
+    with torch.no_grad():
+        for parameter in truth.parameters():
+            parameter.uniform_(-0.25, 0.25)
+    drive = None if u is None else torch.randn(60, B, I, dtype=DOUBLE)
+    data, _ = truth(20 if drive is None else drive, truth.state(u, y))
+    fitted.fit(drive, data.detach())
+    for name, value in fitted.named_parameters():
+        assert torch.allclose(value, truth.get_parameter(name), atol=1e-6), name
 
 
 # What is refused

@@ -87,7 +87,7 @@ class Tapped(EquationCell):
         )
         super().__init__(step, states, options=options)
 
-    def with_options(self, **options: Any) -> EquationCell:
+    def with_options(self, **options: Any) -> Tapped:
         return Tapped(self.equations, self.letter, self._changed | options)
 
     def __reduce__(self) -> Any:
@@ -128,6 +128,17 @@ def narx(
     h = activated(activation, W, "h", x, width="N", **taps(y, "y", lags))
     y = W.y(h=h)
     return y if output == "linear" else POINTWISE[output](y)
+
+
+@tapped("y")
+def arx(x, y, W, *, lags: str = "1,2"):
+    """Linear autoregressive network with exogenous inputs.
+
+        y ← W_y [x, y_{t−k} for k in lags]
+
+    Source: Ljung 1999, System Identification, section 4.2.
+    """
+    return W.y(x, **taps(y, "y", lags))
 
 
 @tapped("h")
