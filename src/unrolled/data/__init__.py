@@ -4,6 +4,7 @@ from unrolled.data.encoded import EncodedText, Text
 from unrolled.data.library import Status, fetch, load, open_text, resolve_text, status
 from unrolled.data.ngram import KneserNey, baselines, unigram_bits
 from unrolled.data.segments import Segments, inputs_and_targets
+from unrolled.data.series import read_series
 from unrolled.data.sources import SOURCES, Source
 from unrolled.data.streams import Streams, held_out
 from unrolled.data.text import read_blocks, read_text, split
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "open_text",
     "read_blocks",
+    "read_series",
     "read_text",
     "resolve_text",
     "split",

