@@ -9,6 +9,7 @@ from torch.func import functional_call, grad
 
 from unrolled import Checkpointed, Recurrent, Truncated, cell, cells, flow
 from unrolled.errors import InputError, UnrolledError
+from unrolled.flow.jacobian import jacobians_of
 from unrolled.nn import Deep
 from unrolled.parameters import Untied
 from unrolled.rewrite import without_input
@@ -299,6 +300,9 @@ def test_jacobians_are_those_of_each_layer():
     A = random(2, 4)
     spectra = flow.step_spectra(layer, A, all_values=True)
     products = flow.lag_spectrum(layer, A, lags=[5]).logs[0]
+    (place,) = flow.record(layer, A).places
+    at_once = jacobians_of(place, slice(1, 5, 2))
+    assert torch.equal(at_once, torch.cat([jacobians_of(place, slice(t, t + 1)) for t in (1, 3)]))
     _, states = layer(A, return_states=True)
     for b in range(2):
         whole = torch.eye(4, dtype=DOUBLE)
