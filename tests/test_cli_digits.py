@@ -255,6 +255,13 @@ def test_events_hold_the_accuracies(call, monkeypatch):
     assert {("accuracy/training", 2), ("accuracy/test", 0), ("accuracy/test", 2), ("loss", 1)} <= set(told)
 
 
+def test_without_matplotlib_a_line_says_how_to_get_it(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "unrolled.report.figures", None)
+    result = train(call, "--steps", 1)
+    assert result.status == 0
+    assert "warning: no figure: pip install 'unrolled[figures]'" in result.err
+
+
 def test_the_figure_is_a_picture_of_any_run():
     step = {"step": 1, "loss": 1.0, "accuracy": 0.5}
     tested = {"step": 1, "test_accuracy": 0.6, "low": 0.5, "high": 0.7}

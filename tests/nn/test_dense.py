@@ -1,6 +1,8 @@
 """A dense stack computes what `torch.cat` would, in memory that grows with its depth, not with its square."""
 
 import copy
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -261,6 +263,26 @@ def test_a_batch_beyond_memory_is_refused(monkeypatch):
         dense(torch.zeros(100_000, 16))  # 70 MB
     with pytest.raises(BudgetError, match=r"100,000 rows .* 176 units: that takes 204\.\dMB, and 104\.9MB"):
         dense(torch.zeros(100_000, 16))
+
+
+def test_what_a_container_leaves_is_its_limit_less_what_it_takes_and_cannot_give_back(tmp_path):
+    files = tuple(str(tmp_path / name) for name in ("max", "current", "stat"))
+    for file, text in zip(files, ("5000", "1200", "anon 9\ninactive_file 300\n"), strict=True):
+        Path(file).write_text(text)
+    assert room._of_group(files) == 5000 - 1200 + 300
+    Path(files[0]).write_text("max\n")
+    assert room._of_group(files) is None
+    assert room._of_group(("nowhere", *files[1:])) is None
+
+
+def test_where_the_system_does_not_say_it_is_all_that_the_machine_has(monkeypatch):
+    def nowhere(path: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(room.Path, "read_text", nowhere)
+    assert room.available(torch.device("cpu")) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(room.os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError))
+    assert room.available(torch.device("cpu")) is None
 
 
 def test_what_is_available_is_no_more_than_the_machine_has():
