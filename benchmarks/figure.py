@@ -38,7 +38,7 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (1.4, ((1, ("checkpoints",)),)),
     (2.8, ((1, ("long_memory",)),)),
     (2.0, ((1.2, ("spectra",)), (1, ("flow",)))),
-    (3.4, ((1, ("deep",)),)),
+    (5.4, ((1, ("deep",)),)),
     (2.3, ((1, ("digits",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""
