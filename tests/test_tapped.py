@@ -41,8 +41,8 @@ def test_lags_are_read(text, lags):
     [
         ("0", "lags begin with 1, got 0: a network cannot read what is not there yet"),
         ("-2,1", "lags begin with 1, got -2: a network"),
-        ("1,1,2", "lags 1, 1, 2 name a step twice"),
-        ("1-3,2", "lags 1, 2, 3, 2 name a step twice"),
+        ("1,1,2", "lags 1, 1, 2 name a number twice"),
+        ("1-3,2", "lags 1, 2, 3, 2 name a number twice"),
         ("3,1", "lags 3, 1 are not in order: write 1, 3"),
         ("3-1", "lags 3, 1 are not in order: write 1, 3"),
         ("", "cannot read lags ''; write them as in 1,2,5 or 1-6"),

@@ -23,20 +23,22 @@ from unrolled.cells.rnn import POINTWISE, Activation, activated
 from unrolled.errors import CellError
 
 
-def read_lags(text: str) -> tuple[int, ...]:
-    """The lags in text such as "1,2,5" or "1-3,8".
+def read_lags(
+    text: str, what: str = "lags", error: type[Exception] = CellError, least: int = 1
+) -> tuple[int, ...]:
+    """The lags, or other whole numbers in order, in text such as "1,2,5" or "1-3,8".
 
     Raises:
-        CellError: the text is not of this form, or they are not in order from 1 up, each once.
+        error: the text is not of this form, or see `checked_lags`.
     """
     lags: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
         if found is None:
-            raise CellError(f"cannot read lags {text!r}; write them as in 1,2,5 or 1-6")
+            raise error(f"cannot read {what} {text!r}; write them as in 1,2,5 or 1-6")
         first, last = int(found[1]), int(found[2] or found[1])
         lags += range(first, last + 1) if first <= last else (first, last)
-    return checked_lags("lags", lags, CellError)
+    return checked_lags(what, lags, error, least)
 
 
 def checked_lags(what: str, lags: Sequence[int], error: type[Exception], least: int = 1) -> tuple[int, ...]:
@@ -48,11 +50,12 @@ def checked_lags(what: str, lags: Sequence[int], error: type[Exception], least: 
     whole = [lag for lag in lags if isinstance(lag, int) and not isinstance(lag, bool)]
     shown = ", ".join(map(str, lags))
     if len(whole) != len(lags):
-        raise error(f"{what} are whole numbers of steps, not {shown}")
+        raise error(f"{what} are whole numbers, not {shown}")
     if low := [lag for lag in whole if lag < least]:
-        raise error(f"{what} begin with {least}, got {low[0]}: a network cannot read what is not there yet")
+        why = ": a network cannot read what is not there yet" if "lags" in what else ""
+        raise error(f"{what} begin with {least}, got {low[0]}{why}")
     if len({*whole}) != len(whole):
-        raise error(f"{what} {shown} name a step twice")
+        raise error(f"{what} {shown} name a number twice")
     if sorted(whole) != whole:
         raise error(f"{what} {shown} are not in order: write {', '.join(map(str, sorted(whole)))}")
     return tuple(whole)
