@@ -13,7 +13,7 @@ ROOT = Path(unrolled.__file__).parent
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
     "nn", "convert", "flow", "train", "export", "tasks", "lab",
-    "cli_settings", "cli_time", "cli_digits", "cli_units", "cli_flow", "cli_lab", "cli",
+    "cli_settings", "cli_time", "cli_digits", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -52,6 +52,7 @@ EXTRA = {
     "cli_settings": {"report"},
     "cli_time": {"data", "report"},
     "cli_digits": {"report"},
+    "cli_narx": {"data", "report"},
     "cli_units": {"data", "report"},
     "cli_flow": {"data"},
     "cli_lab": {"report", VERSION},

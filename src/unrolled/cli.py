@@ -22,6 +22,7 @@ from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.cli_digits import train_digits_command
 from unrolled.cli_flow import compare_command, flow_command
 from unrolled.cli_lab import lab_command
+from unrolled.cli_narx import narx_app
 from unrolled.cli_settings import tensorboard_observer, with_settings
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
 from unrolled.cli_units import units_command
@@ -44,6 +45,7 @@ train_app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup
 data_app = typer.Typer(help="List the data sets, or get one.", rich_markup_mode=None)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
+app.add_typer(narx_app, name="narx")
 app.command("plan")(plan_command)
 app.command("truncation")(truncation_command)
 app.command("flow")(flow_command)

@@ -141,12 +141,12 @@ class ARX(WithTaps):
         Raises:
             InputError: see `open_loop`.
         """
-        values, targets, _ = self._taps(u, y, None)
+        values, targets = self.rows(u, y)
         parameters = self.layer.parameters_of("l0")
         matrices = [name for name in parameters if not name.endswith(".bias")]
         columns = [values[name.partition(".")[2]] for name in matrices]
         ones = targets.new_ones(len(columns[0]), 1)
-        found = torch.linalg.lstsq(torch.cat([*columns, ones], 1), targets.flatten(0, 1)).solution.t()
+        found = torch.linalg.lstsq(torch.cat([*columns, ones], 1), targets).solution.t()
         parts = found.split([value.shape[1] for value in (*columns, ones)], 1)
         for name, part in zip(matrices, parts, strict=False):
             parameters[name].copy_(part)

@@ -156,6 +156,15 @@ class WithTaps(nn.Module):
         state = self._state(u, y, len(y))
         return state if batched else {name: value[0] for name, value in state.items()}
 
+    def rows(self, u: Tensor | None, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The steps of a measured series as rows, for a fit; see `open_loop`.
+
+        Returns:
+            what `layer.cell` reads by name, each (N, ·), and what it should give, (N, O).
+        """
+        values, targets, _ = self._taps(u, y, None)
+        return values, targets.flatten(0, 1)
+
     # What the loops share
 
     def _taps(

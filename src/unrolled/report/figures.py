@@ -45,7 +45,7 @@ def loss_figure(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, fl
     axes.spines[["top", "right"]].set_visible(False)
     if training or held_out:
         axes.legend(frameon=False, loc="lower left", fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def truncation_figure(losses: Sequence[Mapping[str, Any]], whole: str, title: str) -> bytes:
@@ -76,7 +76,7 @@ def truncation_figure(losses: Sequence[Mapping[str, Any]], whole: str, title: st
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def accuracy_figure(
@@ -131,10 +131,11 @@ def accuracy_figure(
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a file."""
     with matplotlib.rc_context({"svg.hashsalt": "unrolled"}):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unrolled.errors import DivergedError, InputError, check_sizes
 from unrolled.nn import ARX, NARX
-from unrolled.tasks.small_fit import fit
+from unrolled.train.levenberg import levenberg_marquardt
 
 PUBLISHED: Final = {"best entry of the competition": 0.028, "second": 0.080}
 """Errors on the laser's steps 1,000 to 1,100 that Weigend & Gershenfeld list."""
@@ -38,7 +38,7 @@ class ForecastConfig:
     lags: Annotated[int, "output lags, from 1 to this"] = 40
     hidden: Annotated[int, "hidden units of a network"] = 30
     networks: Annotated[int, "networks whose forecasts are averaged"] = 8
-    updates: Annotated[int, "steps of L-BFGS for each"] = 800
+    updates: Annotated[int, "steps of Levenberg-Marquardt for each"] = 40
     decay: Annotated[float, "weight decay"] = 1e-5
     seed: Annotated[int, "of the random numbers"] = 0
 
@@ -148,11 +148,7 @@ def forecast(
     for k in range(config.networks):
         torch.manual_seed(1000 * config.seed + k)
         model = NARX(0, 1, config.hidden, output_lags=lags, dtype=torch.float64)
-
-        def error(model: NARX = model) -> Tensor:
-            return (model.open_loop(None, known) - known[model.order :]).square().mean()
-
-        fit(model, error, config.updates, config.decay)
+        levenberg_marquardt(model, None, known, config.updates, config.decay)
         with torch.no_grad():
             ahead += model.open_loop(None, truth, model.state(None, known)) / config.networks
             try:

@@ -18,7 +18,7 @@ from unrolled.errors import DivergedError, InputError, check_sizes
 from unrolled.nn import ARX, NARX
 from unrolled.tasks.narx_forecast import normalised_error
 from unrolled.tasks.plants import PLANTS, Plant
-from unrolled.tasks.small_fit import fit
+from unrolled.train.levenberg import levenberg_marquardt
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class IdentifyConfig:
     train: Annotated[int, "steps to learn from"] = 1000
     steps: Annotated[int, "steps of the test"] = 800
     hidden: Annotated[int, "hidden units"] = 20
-    updates: Annotated[int, "steps of L-BFGS"] = 600
+    updates: Annotated[int, "steps of Levenberg-Marquardt"] = 200
     seed: Annotated[int, "of the random numbers"] = 0
 
     def __post_init__(self) -> None:
@@ -73,11 +73,7 @@ def identify(plant: Plant, config: IdentifyConfig) -> Identified:
     linear = ARX(*channels, *lags, dtype=torch.float64)
     linear.fit(u, y / scale)
     model = NARX(*channels, config.hidden, *lags, dtype=torch.float64)
-    fit(
-        model,
-        lambda: (model.open_loop(u, y / scale) - y[model.order :] / scale).square().mean(),
-        config.updates,
-    )
+    levenberg_marquardt(model, u, y / scale, config.updates)
 
     inputs = plant.test_inputs(config.steps + model.order)
     outputs = plant.run(inputs)
