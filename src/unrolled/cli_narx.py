@@ -41,29 +41,26 @@ def latch(output: Path, **settings: Any) -> int:
     config = narx_latch.LatchConfig(**_given(settings))
     output.mkdir(parents=True, exist_ok=True)
     found = narx_latch.latching(config, _tell)
-    table = _table("taps", *map(str, found.lengths), "half succeed at", "times as long", "1% left after")
+    table = _table("lags", *map(str, found.lengths), "half at", "ratio", "1% at")
     for each in found.orders:
         ratio = found.ratio(each)
         table.add_row(
-            "1" if each.order == 1 else f"1 to {each.order}",
+            "1" if each.order == 1 else f"1-{each.order}",
             *(f"{share:.0%}" for share in each.shares),
             "" if each.half is None else f"{each.half:.1f}",
             "" if ratio is None else f"{ratio:.1f}",
-            "" if each.left is None else f"{each.left} steps",
+            "" if each.left is None else str(each.left),
         )
-    out.print(f"\nshare of {found.runs} trainings that latch the class, by the length of the strings\n")
+    out.print(
+        f"\nshare of {found.runs} trainings that latch the class, by the length of the strings; the length "
+        "at which half of them do, and its ratio to that of the first\n"
+    )
     Console(highlight=False).print(table)
     out.print(
-        f"\n1% left: of d y_t / d y_t−n, where a class is held by taps whose weights add up to "
-        f"{narx_latch.WEIGHT}"
+        f"\n1% at: the n at which 1% is left of d y_t / d y_t−n, where a class is held by taps whose weights "
+        f"add up to {narx_latch.WEIGHT}"
     )
-    _written(
-        output,
-        "latch",
-        config,
-        dataclasses.asdict(found),
-        lambda figures, record: figures.latch_figure(record),
-    )
+    _written(output, "latch", config, dataclasses.asdict(found))
     return 0
 
 
@@ -92,7 +89,7 @@ def automata(output: Path, **settings: Any) -> int:
     )
     Console(highlight=False).print(table)
     sizes = found.sizes["symbol"]
-    table = _table("network", "parameters", *map(str, found.lengths), "half succeed at")
+    table = _table("network", "parameters", *map(str, found.lengths), "half at")
     for kind in (elman, narx):
         half = found.half[kind]
         shares = (f"{share:.0%}" for share in found.held[kind])
@@ -101,13 +98,7 @@ def automata(output: Path, **settings: Any) -> int:
     Console(highlight=False).print(table)
     if found.ratio is not None:
         out.print(f"\nthe NARX network knows it {found.ratio:.1f} times as long")
-    _written(
-        output,
-        "automata",
-        config,
-        dataclasses.asdict(found),
-        lambda figures, record: figures.automata_figure(record),
-    )
+    _written(output, "automata", config, dataclasses.asdict(found))
     return 0
 
 
@@ -137,13 +128,7 @@ def forecast(series: str, output: Path, **settings: Any) -> int:
         "error over the variance of what came\n"
     )
     Console(highlight=False).print(table)
-    _written(
-        output,
-        "forecast",
-        config,
-        dataclasses.asdict(found),
-        lambda figures, record: figures.forecast_figure(record),
-    )
+    _written(output, "forecast", config, dataclasses.asdict(found))
     return 0
 
 
@@ -166,9 +151,7 @@ def identify(output: Path, **settings: Any) -> int:
     )
     Console(highlight=False).print(table)
     records = [dataclasses.asdict(each) for each in found]
-    _written(
-        output, "identify", config, {"plants": records}, lambda figures, _: figures.identify_figure(records)
-    )
+    _written(output, "identify", config, {"plants": records})
     return 0
 
 
@@ -188,25 +171,19 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _written(
-    folder: Path,
-    name: str,
-    config: Any,
-    found: Mapping[str, Any],
-    draw: Callable[[Any, Mapping[str, Any]], bytes],
-) -> None:
+def _written(folder: Path, name: str, config: Any, found: Mapping[str, Any]) -> None:
     """Write the record, and where matplotlib is there the figure."""
     record = {"config": dataclasses.asdict(config), **found}
     path = folder / f"{name}.json"
     write_atomically(path, encode_json(record, name, indent=1))
     out.print(f"\nrecord: {path}", markup=False)
     try:
-        from unrolled.report import taps
+        from unrolled.report.taps import FIGURES
     except ModuleNotFoundError:
         warn("no figure: pip install 'unrolled[figures]'")
         return
     picture = folder / f"{name}.png"
-    write_atomically(picture, draw(taps, record))
+    write_atomically(picture, FIGURES[name](record))
     out.print(f"figure: {picture}", markup=False)
 
 

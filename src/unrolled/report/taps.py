@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib
@@ -29,7 +29,7 @@ def latch_figure(record: Mapping[str, Any]) -> bytes:
     orders, lengths = record["orders"], record["lengths"]
     for place, each in enumerate(orders):
         style = {"color": _ramp(place, len(orders)), "linewidth": 1.8}
-        name = "no further taps" if each["order"] == 1 else f"taps up to {each['order']}"
+        name = "lag 1" if each["order"] == 1 else f"lags 1 to {each['order']}"
         shares.plot(lengths, each["shares"], "o-", markersize=3.5, label=name, **style)
         if each["half"]:
             shares.plot(
@@ -38,18 +38,17 @@ def latch_figure(record: Mapping[str, Any]) -> bytes:
         reach.plot(range(len(each["derivatives"])), each["derivatives"], label=name, **style)
     shares.axhline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     _lengths(shares, lengths)
-    shares.set_ylim(-0.02, 1.02)
-    shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _shares(shares, 0)
     shares.set_xlabel("length of the strings")
     shares.set_title("trainings that latch the class", loc="left", fontsize=10)
-    shares.legend(frameon=False, fontsize=9)
+    _legend(shares)
     reach.axhline(0.01, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     reach.annotate("1% left", (30, 0.0105), fontsize=8, color="#555555", ha="right", va="bottom")
     reach.set_yscale("log")
     reach.set_xlim(0, 30)
     reach.set_ylim(3e-3, 1.2)
     reach.set_xlabel("n, steps back")
-    reach.set_title("|d y_t / d y_{t−n}| where a class is held", loc="left", fontsize=10)
+    reach.set_title("$|d y_t\\, / \\, d y_{t-n}|$ where a class is held", loc="left", fontsize=10)
     return _finished(figure)
 
 
@@ -87,21 +86,19 @@ def automata_figure(record: Mapping[str, Any]) -> bytes:
             )
     for k, each in enumerate(record["grammars"]):
         grammars.plot([k - 0.36, k + 0.36], [each["commonest"]] * 2, color=GREY, linewidth=1)
-    grammars.set_ylim(0.45, 1.005)
-    grammars.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _shares(grammars, 0.5)
     grammars.set_xticks(range(len(record["grammars"])), [str(g["number"]) for g in record["grammars"]])
     grammars.set_xlabel("Tomita's grammar")
     grammars.set_title(
         "right answers in longer strings (grey: always the commoner class)", loc="left", fontsize=10
     )
-    grammars.legend(frameon=False, fontsize=9, loc="lower left", ncols=2)
+    _legend(grammars)
     held.axhline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     _lengths(held, record["lengths"])
-    held.set_ylim(-0.02, 1.02)
-    held.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _shares(held, 0)
     held.set_xlabel("length of the strings")
     held.set_title("trainings that know the third symbol at the end", loc="left", fontsize=10)
-    held.legend(frameon=False, fontsize=9)
+    _legend(held)
     return _finished(figure)
 
 
@@ -133,7 +130,7 @@ def forecast_figure(record: Mapping[str, Any]) -> bytes:
             )
     low, high = min(*truth, *shown), max(*truth, *shown)
     runs.set_ylim(low - 0.15 * (high - low), high + 0.45 * (high - low))
-    runs.axvline(0, color=GREY, linewidth=0.8)
+    runs.axvline(0, ymax=0.8, color=GREY, linewidth=0.8)
     runs.set_title(
         f"{record['label']}: a free run, and its error over the variance of what came",
         loc="left",
@@ -153,13 +150,13 @@ def forecast_figure(record: Mapping[str, Any]) -> bytes:
     return _finished(figure)
 
 
-def identify_figure(records: Sequence[Mapping[str, Any]]) -> bytes:
+def identify_figure(record: Mapping[str, Any]) -> bytes:
     """Models in place of their plants, in closed loop, as a PNG.
 
     Args:
-        records: of `unrolled.tasks.narx_identify.Identified`, as plain data.
+        record: with `plants`, those of `unrolled.tasks.narx_identify.Identified`, as plain data.
     """
-    rows = [(each, k) for each in records for k in range(len(each["truth"][0]))]
+    rows = [(each, k) for each in record["plants"] for k in range(len(each["truth"][0]))]
     figure = Figure(figsize=(10, 1.2 + 1.75 * len(rows)), dpi=120, layout="constrained")
     all_axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (each, k) in zip(all_axes, rows, strict=True):
@@ -184,6 +181,15 @@ def identify_figure(records: Sequence[Mapping[str, Any]]) -> bytes:
     return _finished(figure)
 
 
+FIGURES: Final[dict[str, Callable[[Mapping[str, Any]], bytes]]] = {
+    "latch": latch_figure,
+    "automata": automata_figure,
+    "forecast": forecast_figure,
+    "identify": identify_figure,
+}
+"""By the name of the command."""
+
+
 def _ramp(place: int, count: int) -> Any:
     return matplotlib.colormaps["plasma"](0.85 * (1 - place / max(count - 1, 1)) if count > 1 else 0.4)
 
@@ -194,6 +200,17 @@ def _lengths(axes: Axes, lengths: Sequence[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator([*lengths]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _shares(axes: Axes, least: float) -> None:
+    """Percentages, with room above them for a legend."""
+    axes.set_ylim(least - 0.03 * (1 - least), 1 + 0.15 * (1 - least))
+    axes.yaxis.set_major_locator(FixedLocator([least + k * (1 - least) / 5 for k in range(6)]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper left", columnspacing=1.2, handlelength=1.4)
 
 
 def _finished(figure: Figure) -> bytes:

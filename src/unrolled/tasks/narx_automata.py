@@ -28,7 +28,7 @@ KINDS: Final = ("Elman", "NARX")
 BATCH: Final = 64
 RIGHT: Final = 0.99
 """The share of right answers from which on an automaton counts as inferred."""
-LEARNED: Final = 0.002
+LEARNED: Final = 0.004
 """The loss at which a training ends."""
 CLIP: Final = 1.0
 PLACE: Final = 3
@@ -42,12 +42,13 @@ class AutomataConfig:
 
     grammars: Annotated[str, "which of Tomita's grammars"] = "1-7"
     lengths: Annotated[str, "steps of the strings whose class is their third symbol"] = "8,12,16,24,32,40"
-    runs: Annotated[int, "trainings of each network"] = 5
-    updates: Annotated[int, "gradient steps of a training, at most"] = 1000
+    runs: Annotated[int, "trainings of each network"] = 6
+    updates: Annotated[int, "gradient steps of a training on a grammar, at most"] = 800
+    symbol_updates: Annotated[int, "the same where the class is a symbol"] = 1000
     seed: Annotated[int, "of the random numbers"] = 0
 
     def __post_init__(self) -> None:
-        check_sizes(runs=self.runs, updates=self.updates)
+        check_sizes(runs=self.runs, updates=self.updates, symbol_updates=self.symbol_updates)
         _ = self.each_length
         if self.each_grammar[-1] > len(TOMITA):
             raise InputError(
@@ -215,7 +216,7 @@ def hold(length: int, kind: str, config: AutomataConfig, seed: int) -> float:
 
     torch.manual_seed(seed)
     model = NETWORKS["symbol"][kind]()
-    trained(model, batch, RATE["symbol"], config.updates)
+    trained(model, batch, RATE["symbol"], config.symbol_updates)
     x = drawn(STRINGS)
     with torch.no_grad():
         return float((model(x)[-1] * x[PLACE - 1, :, 0] > 0).float().mean())

@@ -82,8 +82,13 @@ class Forecast:
 
 
 def normalised_error(found: Tensor, truth: Tensor) -> float:
-    """The mean square of what is between, over the variance of the truth: 1 for its mean."""
-    return float(((found - truth).square().mean() / truth.var(unbiased=False)).detach())
+    """The mean square of what is between, over the variance of the truth, which is 1 for its mean; of several
+    outputs the mean.
+
+    Args:
+        found, truth: (T, O).
+    """
+    return float(((found - truth).square().mean(0) / truth.var(0, unbiased=False)).mean())
 
 
 def nearest(known: Tensor, lags: int, steps: int) -> Tensor:

@@ -54,7 +54,7 @@ class LatchConfig:
         "1,2,4,6"
     )
     lengths: Annotated[str, "steps of the strings"] = "3,5,7,10,14,20,28,40,56,80"
-    runs: Annotated[int, "trainings for each of them"] = 100
+    runs: Annotated[int, "trainings for each of them"] = 200
     updates: Annotated[int, "gradient steps of a training, at most"] = 500
     rate: Annotated[float, "the learning rate"] = 0.1
     seed: Annotated[int, "of the random numbers"] = 0
