@@ -11,7 +11,7 @@ import unrolled
 ROOT = Path(unrolled.__file__).parent
 
 LAYERS = (
-    "graph", "trace", "cell", "cells", "compile", "scan", "unroll",
+    "graph", "trace", "cell", "cells", "compile", "scan", "attend", "unroll",
     "nn", "convert", "flow", "train", "export", "tasks", "lab",
     "cli_settings", "cli_time", "cli_digits", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
@@ -43,6 +43,7 @@ EXTRA = {
     "cells": {"options"},
     "compile": {"folders", "parameters", "formula", "explanation", "rows", "leaves", "tracing"},
     "scan": {"parameters", "rows", "leaves", "tracing"},
+    "attend": {"rewrite", "tracing"},
     "nn": {"parameters", "rows", "leaves", "rewrite", "tracing"},
     "flow": {"parameters", "rows", "leaves", "rewrite", "report"},
     "train": {"options"},

@@ -1,5 +1,5 @@
 """Cells made of cells: normalisation, dropout, zoneout and nudges inside the step, as changes of its graph;
-and the step through depth, which has no input.
+the step through depth, which has no input; and the step with a context besides its input.
 
 Dropout and zoneout return a cell whose step draws: `Graph.draws` names what, and `unrolled.leaves.Leaves`
 says with which probability. A layer does all this by itself, as in `LSTM(32, 64, norm="layer", zoneout=0.1)`.
@@ -221,6 +221,63 @@ def without_input(cell: Cell) -> Cell:
             f"cell {cell.name!r} has the inputs {', '.join(cell.inputs)}: through depth it has none"
         )
     return _changed(cell, "no input", changed)
+
+
+CONTEXT: Final = "context"
+"""The input that a cell reads besides its own: what attention found, say, or a picture."""
+
+ENTERS: Final = ("plain", "gated", "fed")
+"""How a context enters the step."""
+
+
+def with_context(cell: Cell, enters: str = "plain") -> Cell:
+    """The cell with a second input z, its first from then on, called "context", in every map that sees x.
+
+        W_i x + W_i h + b_i  becomes  W_i x + W_i h + W_i z + b_i
+
+    With v the first state:
+
+        plain   z as it is (Bahdanau, Cho & Bengio 2015, arXiv:1409.0473)
+        gated   σ(W_beta v + b_beta) ⊙ z (Xu et al. 2015, arXiv:1502.03044, with a gate for every element)
+        fed     tanh(W_feed z + W_feed v + b_feed), as wide as v: what an output is made of is fed to the next
+                step (Luong, Pham & Manning 2015, arXiv:1508.04025)
+
+    Raises:
+        InputError: it enters in no such way.
+        CellError: no map sees the input, or an argument or a map has a name that is needed.
+    """
+    if enters not in ENTERS:
+        raise InputError(f"a context enters {', '.join(ENTERS)}, not {enters!r}")
+    gate = {"gated": "beta", "fed": "feed"}.get(enters)
+    taken = {node.name for node in cell.graph.nodes} | {s for node in cell.graph.nodes for s in node.sources}
+    if clash := [name for name in (CONTEXT, gate) if name in taken]:
+        raise CellError(f"cell {cell.name!r} uses the name {clash[0]!r} already; rename it")
+
+    def changed(graph: Graph) -> Graph:
+        x = next(k for k, node in enumerate(graph.nodes) if node.kind == "input")
+        first = next(node for node in graph.nodes if node.kind == "state" and node.name == graph.states[0])
+        if not any(node.kind == "affine" and x in node.args for node in graph.nodes):
+            raise CellError(f"cell {cell.name!r}: no map sees its input, so that a context could enter there")
+        copy = _Copy(graph)
+        width = next(name for name in ("M", "Z", "N") if name not in {node.width for node in graph.nodes})
+        z = copy.add(Node("input", name=CONTEXT, width=width))
+        h = copy.add(first)
+        if enters == "gated":
+            gated = copy.add(Node("affine", (h,), "beta", (first.name,), 0.0, width=width))
+            z = copy.add(Node("mul", (copy.add(Node("sigmoid", (gated,), width=width)), z), width=width))
+        elif enters == "fed":
+            fed = Node("affine", (z, h), "feed", (CONTEXT, first.name), 0.0, width=first.width)
+            z = copy.add(Node("tanh", (copy.add(fed),), width=first.width))
+        for k, node in enumerate(graph.nodes):
+            args = tuple(copy.at[a] for a in node.args)
+            if node.kind == "affine" and x in node.args:
+                node = replace(node, sources=(*node.sources, CONTEXT), args=(*args, z))
+            else:
+                node = replace(node, args=args)
+            copy.at[k] = copy.add(node)
+        return replace(copy.finish(), inputs=(CONTEXT, *graph.inputs))
+
+    return _changed(cell, f"{enters} context", changed)
 
 
 def recurrent_matrices(graph: Graph) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def scan(
     idle = rows is not None and not (compiling or watched((x,))) and not rows.steps  # there is nothing to run
     if backend != "reference" and not idle and (rows is not None or x.numel() or not len(x)):
         tensors = (x, *others.values(), *(state.values() if state else ()), *tensors_of(parameters))
-        reason = _cannot_compile(x, tensors)
+        reason = why_not_compiled(x, tensors)
         if reason is None and untied is not None and graph.reads(name):
             reason = "every step has its own parameters, and the cell reads an input"
         if reason is None:
@@ -222,7 +222,7 @@ def cannot_run_directly(cell: Cell, parameters: Mapping[str, Tensor], tokens: bo
         return "it needs the one-hot vectors themselves"
     dtype = values[0].dtype
     x = torch.empty(0, dtype=torch.long if tokens else dtype)
-    if (reason := _cannot_compile(x, (x, *values))) is not None:
+    if (reason := why_not_compiled(x, (x, *values))) is not None:
         return reason
     return "torch computes a part of it before the loop" if loop_of(graph, dtype).given else None
 
@@ -235,7 +235,7 @@ def _check_untied(parameters: Untied, x: Tensor, rows: Rows | None) -> None:
         raise InputError(f"parameter {odd[0]!r} is that of {count} steps, but there are {x.shape[0]}")
 
 
-def _cannot_compile(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
+def why_not_compiled(x: Tensor, tensors: Sequence[Tensor]) -> str | None:
     """Why compiled kernels cannot run this, or None if they can."""
     if transforms():
         return "a transform of torch.func is at work"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from unrolled.compile.context import Address
 from unrolled.compile.loop import Loop
@@ -13,8 +13,13 @@ INPUT = "the input"
 """Its name among operands: no state can be called so."""
 
 
-def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
+def forward_plan(
+    loop: Loop, sizes: Sizes, save: bool, first: Callable[[Plan], None] = lambda plan: None
+) -> Plan:
     """The forward pass.
+
+    Args:
+        first: adds what comes before anything else of a chunk.
 
     Tensors: `x`, `before K` for what is given, `start S`, `parameter N`, `y NAME`, `end S`, `saved`, `work`.
     """
@@ -27,6 +32,7 @@ def forward_plan(loop: Loop, sizes: Sizes, save: bool) -> Plan:
         _take_in(plan, {name: width for name, width in widths.items() if not name.startswith("y ")}, "start ")
     plan.stage_panels()
     plan.vectors_of_step()
+    first(plan)
     _project(plan, save)
     _states(plan, "saved")
     for k in loop.saved if save else ():
@@ -160,16 +166,22 @@ def _states(plan: Plan, workspace: str) -> None:
 
 
 def backward_plan(
-    loop: Loop, forward: Plan, adding: bool = False, silent: Collection[str] = frozenset()
+    loop: Loop,
+    forward: Plan,
+    adding: bool = False,
+    silent: Collection[str] = frozenset(),
+    last: Callable[[Plan], None] = lambda plan: None,
 ) -> Plan:
     """The backward pass after a forward pass.
 
     Args:
         adding: gradients of parameters are added to what is there.
         silent: what is handed on and nothing comes back to: its gradient is one row of zeros, for all steps.
+        last: adds what comes after anything else of a chunk.
 
     Tensors: those of the forward pass, and `d_y NAME`, `d_end S`, `d_x`, `d_before K`, `d_start S`,
-    `d_parameter N`.
+    `d_parameter N`. Where every step is a chunk of its own, rows would be too few for the gradients of
+    matrices: what these are made of is kept for all steps instead, `columns` and each `operand K`.
     """
     sizes = forward.sizes
     compiled = loop.backward
@@ -193,8 +205,9 @@ def backward_plan(
         width = plan.width(loop.whole.nodes[k].width)
         plan.place(f"d_before {k}", plan.at("d_x" if k in loop.direct else f"d_before {k}"), width)
     columns, row = _side_by_side(plan, loop.columns)
+    kept = {"columns": (columns, row)}
     for operand in loop.operands:
-        _side_by_side(plan, (operand,))
+        kept[operand] = _side_by_side(plan, (operand,))
     for name in loop.adjoint.vectors:
         width = loop.padded(plan.width(loop.width_of[name]))
         slot = plan.workers * 2 * width
@@ -216,8 +229,14 @@ def backward_plan(
             to_row=plan.input_width, operand_whole=0, to_whole=1,
             add=int(any(f"d_before {k}" in loop.adjoint.step.results for k in loop.direct)),
         )  # fmt: skip
-    if sizes.needs_parameters:
+    if sizes.alone:
+        for name, (element, width) in kept.items():
+            if width:
+                source = At("work", element)
+                plan.job("after", "keep", source=source, source_row=width, to=At(name), width=width)
+    elif sizes.needs_parameters:
         _matrix_gradients(plan, columns, row, adding)
+    last(plan)
     if sizes.padded:
         _hand_out(plan, outgoing)
     for name in loop.graph.states:
@@ -267,14 +286,19 @@ def _side_by_side(plan: Plan, names: tuple[str, ...]) -> tuple[int, int]:
     return at.element, row
 
 
+def column_places(plan: Plan) -> dict[str, int]:
+    """Where each of the loop's columns begins in the rows of a chunk."""
+    places, begin = {}, 0
+    for name in plan.loop.columns:
+        places[name] = begin
+        begin += _width_of_result(plan, name)
+    return places
+
+
 def _matrix_gradients(plan: Plan, columns: int, row: int, adding: bool) -> None:
     """After each chunk, add to the gradient of every matrix."""
     loop, capacity, lanes = plan.loop, plan.capacity, plan.loop.lanes
-    at_column = {}
-    begin = 0
-    for name in loop.columns:
-        at_column[name] = begin
-        begin += _width_of_result(plan, name)
+    at_column = column_places(plan)
     left = plan.take("work", capacity * row)
     if loop.columns:
         plan.job(

@@ -47,6 +47,7 @@ class Sizes:
     steps: room for the steps of all sequences together; None where each has T.
     padded: whether tensors are a padded batch's, which comes and goes as packed rows.
     untied: of how many tensors of parameters every step has its own, the first ones.
+    alone: whether every step is a chunk of its own, since something happens between them.
     """
 
     T: int
@@ -61,6 +62,7 @@ class Sizes:
     steps: int | None = None
     padded: bool = False
     untied: int = 0
+    alone: bool = False
 
     @property
     def ragged(self) -> bool:
@@ -106,7 +108,7 @@ class Plan:
             self.workers = min(self.workers, B)
         chunk = CHUNK if sizes.ragged else -(-T // max(round(sizes.rows / CHUNK), 1)) * B  # about the same
         self.slots = self._slots(products) if sizes.untied else 1
-        if sizes.untied:
+        if sizes.untied or sizes.alone:
             chunk = self.slots * B
         self.capacity = min(sizes.rows, CHUNK - 1 + B if sizes.ragged else chunk)
         self._words: list[int] = [0] * (FIRST + len(compiled.kernel.words))
@@ -281,6 +283,28 @@ class Plan:
             unit_step=1 if transposed else columns,
             element_step=columns if transposed else 1, units=units, elements=elements, padded=padded, **words,
         )  # fmt: skip
+
+    def times(self, when: str, matrix: At, units: int, elements: int, transposed: bool,
+              **words: int | At) -> None:  # fmt: skip
+        """The rows of a chunk times a matrix that is no parameter of the cell.
+
+        Args:
+            matrix: where it is, (units, elements), or (elements, units) to be transposed.
+            words: `operand` and where the product goes, as in `products.product`.
+        """
+        lanes, group = self.loop.lanes, self.loop.group
+        vectors = self.loop.vectors(units)
+        panels = vectors // group
+        to = self.take("work", vectors * lanes * elements)
+        self.job(
+            "begin", "pack", weights=matrix, apart=0, unit_step=1 if transposed else elements,
+            element_step=units if transposed else 1, units=units, elements=elements, padded=elements, first=0,
+            panels=panels, vectors=group, to=to, slot=0, panel=group * lanes * elements, step=group * lanes,
+            column=0, rest=At(to.tensor, to.element + panels * group * lanes * elements),
+            rest_panel=lanes * elements, rest_step=lanes, rest_column=0, add=0,
+        )  # fmt: skip
+        self.job(when, "product", width=elements, panels=panels, rest_panels=vectors % group, columns=units,
+                 weights=to, **words)  # fmt: skip
 
     def side_by_side(self, transposed: bool) -> tuple[At, int, int]:
         """Pack the matrices of all projections as one, or its transpose; the panels, how many are wide, and

@@ -8,6 +8,7 @@ from typing import Final
 
 import llvmlite.binding as llvm
 
+import unrolled.compile.attend  # noqa: F401  (its jobs are among PRINTERS)
 from unrolled.compile.cache import key_of, load, store
 from unrolled.compile.emit import ATTRIBUTES, Emitter
 from unrolled.compile.engine import LOCK, Program, forked
