@@ -28,8 +28,8 @@ from unrolled.__main__ import main
 from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.data import SOURCES, encoded
 from unrolled.data.cache import sha256
-from unrolled.data.extract import as_printed
-from unrolled.data.sources import Source
+from unrolled.data.extract import texts
+from unrolled.data.sources import Release, Source
 from unrolled.formula import formulas
 from unrolled.tasks import char
 from unrolled.tasks.char_config import FORMERLY
@@ -211,19 +211,18 @@ def parrot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     archive = tmp_path / "parrot-1.0-py3-none-any.whl"
     with zipfile.ZipFile(archive, "w") as wheel:
         wheel.writestr("parrot/text.txt", text)
-    kept = as_printed({"": text})
+    kept = texts.as_printed({"": text})
     source = Source(
         name="parrot",
         title="A parrot",
+        kind="text",
+        contents=f"{len(kept):,} characters",
         licence="public domain",
-        package="parrot",
-        version="1.0",
-        filename=archive.name,
-        sha256=sha256(archive.read_bytes()),
+        release=Release("PyPI", "parrot", "1.0", archive.name, sha256(archive.read_bytes()), len(text)),
         members="parrot/*.txt",
-        extract=as_printed,
-        characters=len(kept),
-        text_sha256=sha256(kept.encode()),
+        extract=texts.in_utf8(texts.as_printed),
+        kept="texts/parrot.txt",
+        sha256=sha256(kept.encode()),
     )
     monkeypatch.setitem(SOURCES, "parrot", source)
     return archive

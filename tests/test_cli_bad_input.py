@@ -337,7 +337,8 @@ def test_an_archive_of_another_checksum_is_refused_and_nothing_is_kept(refuse, t
     Path("wrong.tar.gz").write_bytes(b"not it")
     message = refuse("data", "fetch", "sonnets", "--from", "wrong.tar.gz")
     assert (
-        f"sha256 is {data.cache.sha256(b'not it')} and should be {data.SOURCES['sonnets'].sha256}" in message
+        f"sha256 is {data.cache.sha256(b'not it')} and should be {data.SOURCES['sonnets'].release.sha256}"
+        in message
     )
     assert not (tmp_path / "cache").exists()
 

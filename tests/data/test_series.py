@@ -38,4 +38,4 @@ def test_a_data_set_that_is_not_here_says_how_to_get_it(cache):
         DataError, match="the data set laser is not here yet: run `unrolled data fetch laser`"
     ):
         read_series("laser")
-    assert SOURCES["laser"].encoding == "latin-1"
+    assert SOURCES["laser"].kind == "text"

@@ -1,4 +1,4 @@
-"""The folder where fetched texts lie, and for a while the ids of long ones."""
+"""The folder where fetched data sets lie, and for a while the ids of long texts."""
 
 import hashlib
 import os
@@ -10,14 +10,20 @@ from unrolled.errors import DataError
 from unrolled.folders import cache_folder
 
 
-def text_path(source: Source, cache: Path | None = None) -> Path:
-    """Where the text of `source` is kept; `cache` defaults to `cache_folder()`."""
-    return (cache or cache_folder()) / "texts" / f"{source.name}.txt"
+def kept_path(source: Source, cache: Path | None = None) -> Path:
+    """Where the file of `source` is kept; `cache` defaults to `cache_folder()`."""
+    return (cache or cache_folder()) / source.kept
 
 
 def sha256(data: bytes) -> str:
     """The SHA-256 checksum in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The same of a file, which may be large. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, data: bytes) -> None:

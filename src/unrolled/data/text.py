@@ -34,12 +34,25 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[str]:
         DataError: the file is missing, a folder, unreadable, empty or not UTF-8, or has fewer than two
             distinct characters, so that there is nothing to predict.
     """
-    path = Path(path)
+    yield from _varied(_characters(Path(path)), Path(path))
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a UTF-8 text file, without their ends; an empty file has none.
+
+    Raises:
+        DataError: the file is missing, a folder, unreadable or not UTF-8.
+    """
+    text = "".join(_characters(Path(path)))
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _characters(path: Path) -> Iterator[str]:
     if path.is_dir():
         raise DataError(f"{path} is a folder: give one text file, such as all its files joined by `cat`.")
     try:
         with path.open("rb") as file:
-            yield from _varied(_lines_joined(_decoded(file, path)), path)
+            yield from _lines_joined(_decoded(file, path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path to the text file.") from None
     except OSError as error:

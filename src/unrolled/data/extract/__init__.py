@@ -1,0 +1,1 @@
+"""From the files of a package to the one file that is kept: functions of bytes, which check nothing."""
