@@ -1,6 +1,6 @@
 """One thread, the same random numbers for every test, and nothing in the caches of whoever runs them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 import torch
@@ -20,6 +20,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """What a test module draws when it is imported would depend on the modules before it."""
+    before = torch.get_rng_state()
+    report = yield
+    if isinstance(collector, pytest.Module) and not torch.equal(before, torch.get_rng_state()):
+        raise pytest.UsageError(f"{collector.nodeid} draws random numbers before any test runs")
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -98,19 +98,19 @@ def test_layers_and_steps_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "options", "message"),
+    ("make", "options", "message"),
     [
-        ({}, {}, "compare takes networks by name, as in"),
-        ([RNN(D, H)], {}, "compare takes networks by name"),
-        ({"a": torch.nn.Linear(D, H)}, {}, "Linear has no recurrent layer of unrolled's"),
-        ({"a": RNN(D, H)}, {"place": "l1"}, "no layer 'l1' ran; there are l0"),
-        ({"a": RNN(D, H)}, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
-        ({"a": RNN(D, H)}, {"sequences": 0}, "sequences must be a whole number of at least 1"),
+        (dict, {}, "compare takes networks by name, as in"),
+        (lambda: [RNN(D, H)], {}, "compare takes networks by name"),
+        (lambda: {"a": torch.nn.Linear(D, H)}, {}, "Linear has no recurrent layer of unrolled's"),
+        (lambda: {"a": RNN(D, H)}, {"place": "l1"}, "no layer 'l1' ran; there are l0"),
+        (lambda: {"a": RNN(D, H)}, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        (lambda: {"a": RNN(D, H)}, {"sequences": 0}, "sequences must be a whole number of at least 1"),
     ],
 )
-def test_what_does_not_fit_is_named(models, options: dict, message: str) -> None:
+def test_what_does_not_fit_is_named(make, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        flow.compare(models, X, **options)
+        flow.compare(make(), X, **options)
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

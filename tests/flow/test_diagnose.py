@@ -288,12 +288,16 @@ def test_histories_in_every_form():
         read_history([3])
 
 
-LAYER, X = Recurrent("rnn", 3, 8), random(12, 4, 3)
+X = random(12, 4, 3)
+
+
+def network() -> Recurrent:
+    return Recurrent("rnn", 3, 8)
 
 
 def of_losses(*losses: float, **more: float) -> Diagnosis:
     history = [{"step": k, "loss": loss, **more} for k, loss in enumerate(losses)]
-    return diagnose(LAYER, X, history=history)
+    return diagnose(network(), X, history=history)
 
 
 def test_losses_tell_a_rate_that_is_too_high():
@@ -324,17 +328,17 @@ def test_a_healthy_training_has_a_healthy_rate():
 
 def test_clipping():
     history = [{"step": k, "loss": 1.0, "gradient_norm": 5.0} for k in range(20)]
-    assert why(diagnose(LAYER, X, history=history), "clipping-always-on").endswith("give clip=")
-    (finding,) = diagnose(LAYER, X, history=history, clip=1.0).findings
+    assert why(diagnose(network(), X, history=history), "clipping-always-on").endswith("give clip=")
+    (finding,) = diagnose(network(), X, history=history, clip=1.0).findings
     assert finding.evidence["norm left"] == pytest.approx(0.2)
     assert "about 10," in finding.remedy
-    assert diagnose(LAYER, X, history=history, clip=4.0).healthy  # by little
+    assert diagnose(network(), X, history=history, clip=4.0).healthy  # by little
     some = [{**each, "gradient_norm": 5.0 if k % 4 else 0.5} for k, each in enumerate(history)]
-    assert diagnose(LAYER, X, history=some, clip=1.0).healthy
+    assert diagnose(network(), X, history=some, clip=1.0).healthy
     nothing = [{"step": k, "loss": 1.0} for k in range(20)]
-    assert "too few norms" in why(diagnose(LAYER, X, history=nothing, clip=1.0), "clipping-always-on")
+    assert "too few norms" in why(diagnose(network(), X, history=nothing, clip=1.0), "clipping-always-on")
     noted = [{**each, "clipped": k % 2 == 0} for k, each in enumerate(history)]
-    assert "clipping-always-on" in diagnose(LAYER, X, history=noted).checked
+    assert "clipping-always-on" in diagnose(network(), X, history=noted).checked
 
 
 def test_truncation():

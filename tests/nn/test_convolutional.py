@@ -99,16 +99,17 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @pytest.mark.parametrize(
-    "network",
+    "make",
     [
-        residual_network(1, 10, widths=(4, 8), blocks=2),
-        residual_network(1, 10, widths=(8, 8), blocks=1, form="basic"),
-        dense_network(1, 10, layers=(2, 3), growth=4),
-        dense_network(1, 10, layers=(2,), growth=4, bottleneck=True),
+        lambda: residual_network(1, 10, widths=(4, 8), blocks=2),
+        lambda: residual_network(1, 10, widths=(8, 8), blocks=1, form="basic"),
+        lambda: dense_network(1, 10, layers=(2, 3), growth=4),
+        lambda: dense_network(1, 10, layers=(2,), growth=4, bottleneck=True),
     ],
     ids=["preactivation", "basic", "dense", "bottleneck"],
 )
-def test_networks_learn_a_handful_of_pictures(network):
+def test_networks_learn_a_handful_of_pictures(make):
+    network = make()
     pictures, classes = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
     assert network(pictures).shape == (20, 10)
     optimiser = torch.optim.Adam(network.parameters(), 0.02)
