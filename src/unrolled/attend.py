@@ -132,6 +132,7 @@ def attend(
     memory: Memory,
     *,
     returning: Sequence[str] = (),
+    last: Tensor | None = None,
     uniform: Tensor | None = None,
     backend: str = "auto",
 ) -> Attended:
@@ -143,6 +144,7 @@ def attend(
         state: the states before the first step by name, each (B, H).
         parameters: the cell's learned tensors by name.
         returning: states and outputs wanted at every step; the first output or state if not given.
+        last: (B, S), the weights of the step before the first, which location-aware scores see.
         uniform: (T, B), numbers from 0 to 1 by which places are drawn (hard attention), through which no
             gradient flows; without, the context is a mean (soft attention).
         backend: as in `unrolled.scan.scan`.
@@ -172,7 +174,7 @@ def attend(
             return _compiled(cell, x, state, parameters, memory, names, uniform)
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
-    return _step_by_step(cell, x, state, parameters, memory, names, uniform)
+    return _step_by_step(cell, x, state, parameters, memory, names, last, uniform)
 
 
 def _cannot(memory: Memory, tensors: Sequence[Tensor]) -> str | None:
@@ -219,11 +221,12 @@ def _step_by_step(
     parameters: Mapping[str, Tensor],
     memory: Memory,
     names: tuple[str, ...],
+    last: Tensor | None,
     uniform: Tensor | None,
 ) -> Attended:
     graph = cell.graph_using(parameters).returning(names)
     steps: list[list[Tensor]] = []
-    now, weights = dict(state), None
+    now, weights = dict(state), last
     for t, x_t in enumerate(x.unbind()):
         number = None if uniform is None else uniform[t]
         context, weights, chosen = memory.look(now[graph.states[0]], number, weights)

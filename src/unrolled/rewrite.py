@@ -226,6 +226,9 @@ def without_input(cell: Cell) -> Cell:
 CONTEXT: Final = "context"
 """The input that a cell reads besides its own: what attention found, say, or a picture."""
 
+FED: Final = "fed"
+"""The gate that is fed to the next step."""
+
 ENTERS: Final = ("plain", "gated", "fed")
 """How a context enters the step."""
 
@@ -262,12 +265,16 @@ def with_context(cell: Cell, enters: str = "plain") -> Cell:
         width = next(name for name in ("M", "Z", "N") if name not in {node.width for node in graph.nodes})
         z = copy.add(Node("input", name=CONTEXT, width=width))
         h = copy.add(first)
+        named = {}
         if enters == "gated":
-            gated = copy.add(Node("affine", (h,), "beta", (first.name,), 0.0, width=width))
-            z = copy.add(Node("mul", (copy.add(Node("sigmoid", (gated,), width=width)), z), width=width))
+            asked = copy.add(Node("affine", (h,), "beta", (first.name,), 0.0, width=width))
+            beta = copy.add(Node("sigmoid", (asked,), width=width))
+            named[beta] = "beta"
+            z = copy.add(Node("mul", (beta, z), width=width))
         elif enters == "fed":
-            fed = Node("affine", (z, h), "feed", (CONTEXT, first.name), 0.0, width=first.width)
-            z = copy.add(Node("tanh", (copy.add(fed),), width=first.width))
+            both = Node("affine", (z, h), "feed", (CONTEXT, first.name), 0.0, width=first.width)
+            z = copy.add(Node("tanh", (copy.add(both),), width=first.width))
+            named[z] = FED
         for k, node in enumerate(graph.nodes):
             args = tuple(copy.at[a] for a in node.args)
             if node.kind == "affine" and x in node.args:
@@ -275,7 +282,8 @@ def with_context(cell: Cell, enters: str = "plain") -> Cell:
             else:
                 node = replace(node, args=args)
             copy.at[k] = copy.add(node)
-        return replace(copy.finish(), inputs=(CONTEXT, *graph.inputs))
+        whole = copy.finish()
+        return replace(whole, inputs=(CONTEXT, *graph.inputs), names={**whole.names, **named})
 
     return _changed(cell, f"{enters} context", changed)
 
