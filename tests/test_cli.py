@@ -748,7 +748,7 @@ def test_a_sample_has_as_many_characters_as_asked_for_after_its_prime(call, trai
     assert set(result.out) <= set(TEXT)
 
 
-@pytest.mark.parametrize("options", [("--temperature", "0"), ("--top-k", "1"), ("--temperature", "1e-9")])
+@pytest.mark.parametrize("options", [("--temperature", "0"), ("--top-k", "1"), ("--top-p", "1e-9")])
 def test_the_most_careful_sample_is_the_likeliest_character_each_time(call, trained, options):
     model, vocabulary, _ = char.load(checkpoint.newest(trained.checkpoints, print))
     text = "bad cab"
@@ -759,7 +759,7 @@ def test_the_most_careful_sample_is_the_likeliest_character_each_time(call, trai
     assert call("sample", trained.path, "--prime", "bad cab", "--length", "20", *options).out == text + "\n"
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"top_k": 2}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}])
 def test_a_sample_is_what_the_library_writes(call, trained, options):
     model, vocabulary, _ = char.load(checkpoint.newest(trained.checkpoints, print))
     generator = torch.Generator().manual_seed(5)

@@ -196,6 +196,7 @@ def message_of(result: Result) -> str:
         ([*SAMPLE, "--temperature", "-1"], "temperature.* at least 0"),
         ([*SAMPLE, "--temperature", "nan"], "temperature"),
         ([*SAMPLE, "--top-k", "0"], "top-k.* at least 1"),
+        ([*SAMPLE, "--top-p", "1.5"], "top-p is a probability above 0 and at most 1, got 1.5"),
         ([*SAMPLE, "--length", "-1"], "length.* at least 0"),
         ([*SAMPLE, "--seed", 10**30], "seed"),
     ],

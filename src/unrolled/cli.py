@@ -183,9 +183,7 @@ def data_command(context: typer.Context) -> None:
         source, megabytes = row.source, f"{row.source.release.size / 1e6:.1f} MB"
         table.add_row(source.name, row.state, megabytes, source.licence, f"{source.title}: {source.contents}")
     Console(highlight=False).print(table)
-    out.print(
-        f"\nThey are kept in {data.cache_folder()}; `unrolled data fetch NAME` gets one.", markup=False
-    )
+    out.print(f"\nThey are kept in {data.cache_folder()}; `unrolled data fetch NAME` gets one.", markup=False)
 
 
 @data_app.command("fetch")
@@ -291,6 +289,9 @@ def sample_command(
     prime: Annotated[str | None, typer.Option(help="the text to continue [a new line]")] = None,
     temperature: Annotated[float, typer.Option(help="below 1 more careful, 0 always the likeliest")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="draw only among the k likeliest")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="draw only among the fewest that together have this probability")
+    ] = None,
     length: Annotated[int, typer.Option(help="characters to write")] = 500,
     seed: Annotated[int | None, typer.Option(help="for the same text again [another each time]")] = None,
 ) -> None:
@@ -305,8 +306,9 @@ def sample_command(
     else:
         generator.manual_seed(seed)
     characters = char.write(
-        model, vocabulary, prime, length, temperature=temperature, top_k=top_k, generator=generator
-    )
+        model, vocabulary, prime, length, temperature=temperature, top_k=top_k, top_p=top_p,
+        generator=generator,
+    )  # fmt: skip
     sys.stdout.write(prime.lstrip("\n"))
     for character in characters:
         sys.stdout.write(character)

@@ -161,14 +161,14 @@ def test_top_k_and_temperature_draw_from_the_distribution_they_name() -> None:
 
     generator = torch.Generator().manual_seed(3)
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
-    drawn = torch.stack([draw(logits, 0.7, 3, generator) for _ in range(20000)])
+    drawn = torch.stack([draw(logits, 0.7, 3, generator=generator) for _ in range(20000)])
     kept = torch.tensor([-torch.inf, 1.0, 2.0, -torch.inf, 0.5])
     expected = torch.softmax(kept / 0.7, 0)
     found = torch.bincount(drawn, minlength=5) / len(drawn)
     assert (found - expected).abs().max() < 0.015
     assert found[0] == found[3] == 0
-    assert int(draw(logits, 0, None, generator)) == 2
-    assert int(draw(logits, 1e-300, None, generator)) == 2
+    assert int(draw(logits, 0)) == 2
+    assert int(draw(logits, 1e-300)) == 2
 
 
 @pytest.mark.parametrize(

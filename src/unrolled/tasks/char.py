@@ -287,7 +287,7 @@ def bits_per_character(model: CharModel, ids: Tensor | EncodedText) -> float:
 
 def write(
     model: CharModel, vocabulary: Vocabulary, prime: str, length: int, *, temperature: float = 1.0,
-    top_k: int | None = None, generator: torch.Generator | None = None,
+    top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
 ) -> Iterator[str]:  # fmt: skip
     """Yield `length` characters that continue `prime`; see `unrolled.train.sampling.sample`.
 
@@ -298,8 +298,9 @@ def write(
         InputError: an argument is out of range.
     """
     tokens = sample(
-        model, vocabulary.encode(prime), length, temperature=temperature, top_k=top_k, generator=generator
-    )
+        model, vocabulary.encode(prime), length, temperature=temperature, top_k=top_k, top_p=top_p,
+        generator=generator,
+    )  # fmt: skip
     return (vocabulary.decode([token]) for token in tokens)
 
 
