@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import (
+    attention,
     budgets,
     char,
     deep,
@@ -26,7 +27,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for module in (
         layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, budgets, long_memory,
-        flow, deep, digits, start,
+        flow, deep, digits, attention, start,
     )
     for family in module.FAMILIES
 }  # fmt: skip

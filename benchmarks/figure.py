@@ -40,6 +40,7 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (2.0, ((1.2, ("spectra",)), (1, ("flow",)))),
     (5.4, ((1, ("deep",)),)),
     (2.3, ((1, ("digits",)),)),
+    (2.2, ((1, ("attention",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""
 
