@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from unrolled.data.extract import corpus, dictionary, reviews, texts
+from unrolled.data.extract import corpus, dictionary, files, reviews, texts
 from unrolled.errors import DataError
 
 Registry = Literal["PyPI", "npm", "Debian"]
 
-Kind = Literal["text", "sentence pairs", "labelled texts", "tagged words"]
+Kind = Literal["text", "sentence pairs", "labelled texts", "tagged words", "visual questions", "captions"]
 """What is in a data set, and so which functions read it."""
 
 
@@ -211,6 +211,44 @@ SOURCES: dict[str, Source] = {
             extract=corpus.sentences,
             kept="tagged/brown.txt",
             sha256="126eb8419799ebc112556bed1b07e3c95bd1c2fa613d400b6ae49c758f277059",
+        ),
+        Source(
+            name="easy-vqa",
+            kind="visual questions",
+            title="Questions about pictures of one shape of one colour",
+            contents="48,248 questions, 5,000 pictures of 64 x 64",
+            licence="MIT",
+            release=Release(
+                registry="PyPI",
+                package="easy-vqa",
+                version="1.0",
+                filename="easy_vqa-1.0-py3-none-any.whl",
+                sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+                size=3_215_672,
+            ),
+            members=("easy_vqa/data/*.png", "easy_vqa/data/*.json"),
+            extract=files.bundled("easy_vqa/data/"),
+            kept="questions/easy-vqa.zip",
+            sha256="bdc3abef1077bedb7514f99f936022ec74f5e3147575f6bec29cc21aacf94912",
+        ),
+        Source(
+            name="stamps",
+            kind="captions",
+            title="The stamps of Tux Paint, drawings and photographs with a caption each",
+            contents="538 pictures in 15 categories",
+            licence="GPL 2",
+            release=Release(
+                registry="Debian",
+                package="tuxpaint-stamps-default",
+                version="2022.06.04-1",
+                filename="tuxpaint-stamps-default_2022.06.04-1_all.deb",
+                sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+                size=160_880_444,
+            ),
+            members=("*/stamps/*.png", "*/stamps/*.txt"),
+            extract=files.bundled("/stamps/", without="symbols/"),
+            kept="captions/stamps.zip",
+            sha256="bdaa513d623b8037465065471484da4cafca2aae05563c339394d2d801093ef4",
         ),
     )
 }
