@@ -25,17 +25,17 @@ from unrolled.cells import find
 from unrolled.data import EncodedText, Streams, Text, Vocabulary, baselines, held_out, split
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
 from unrolled.graph import Graph
-from unrolled.nn import Recurrent, decay_groups
+from unrolled.nn import Recurrent
 from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
-from unrolled.tasks.char_config import FORMERLY, CharConfig, pattern_of
+from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_step import CharStep
 from unrolled.tasks.char_time import Reaching, in_budget, step_of
+from unrolled.tasks.sessions import trainer_of
+from unrolled.tasks.settings import as_settings, pattern_of
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
-from unrolled.train.flat import flatten, parts_of
 from unrolled.train.loop import Trainer, restore_model
-from unrolled.train.optimisers import Clip, Schedule, make_optimiser
 from unrolled.train.sampling import sample
 from unrolled.unroll import Checkpointed, Truncated
 from unrolled.unroll.tape import detached
@@ -149,20 +149,13 @@ class CharTask:
     def trainer(self) -> Trainer:
         """A trainer at step 0."""
         c = self.config
-        groups = decay_groups(self.model, c.weight_decay) if c.weight_decay else []
-        whole = flatten(self.model, groups)
+        trainer = trainer_of(self, c)
         self.direct = None
         plain = self.reaching is None and not isinstance(c.policy, Checkpointed)
         if plain and DirectStack.why_not(self.model.layer) is None:
             scale = 1 / c.batch / (c.chunk if c.loss == "mean" else 1)
             self.direct = CharStep(self.model.layer, self.model.head, c.chunk, c.batch, scale)
-        return Trainer(
-            self,
-            whole,
-            make_optimiser(c.optimiser, parts_of(whole, groups) if groups else [whole], c.rate),
-            Clip(value=c.clip_value or None, norm=c.clip_norm or None),
-            Schedule(c.rate, c.schedule, c.warmup, c.steps),
-        )
+        return trainer
 
     def gradients(self, step: int) -> tuple[float, dict[str, float]]:
         chunk = step % len(self.streams)
@@ -345,14 +338,10 @@ def _read_facts(saved: Checkpoint) -> tuple[Cell, Vocabulary, CharConfig]:
         if facts["task"] != "char":
             raise CheckpointError(f"{saved.path} holds a {facts['task']} model, not a character model")
         cell = facts["cell"]
-        settings = {**FORMERLY, **facts["config"]}
-        config: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
-        }
         return (
             Cell(cell["name"], Graph.from_json(cell["graph"]), Graph.from_json(cell["square"])),
             Vocabulary(facts["vocabulary"]),
-            CharConfig(**config),
+            CharConfig(**as_settings({**FORMERLY, **facts["config"]})),
         )
     except (KeyError, TypeError, CellError, DataError, InputError) as error:
         raise CheckpointError(f"{saved.path} is not a checkpoint of a character model: {error}") from error

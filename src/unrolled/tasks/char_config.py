@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from unrolled.errors import InputError
-from unrolled.options import read_call
 from unrolled.tasks.char_time import read_bptt
+from unrolled.tasks.settings import DTYPES, from_zero, option_of, pattern_of, plan_of, rates, seeds
 from unrolled.train.loop import Plan
 from unrolled.train.optimisers import SCHEDULES
 from unrolled.unroll.policies import Policy
@@ -85,36 +85,21 @@ class CharConfig:
                 raise InputError(f"--{name} must be at most a million, got {getattr(self, name)}")
         for name in ("temperature", "clip_norm", "clip_value"):
             if not math.isfinite(getattr(self, name) or 0):
-                raise InputError(
-                    f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}"
-                )
-        if self.seed >= 2**63:
-            raise InputError(f"--seed must be below 2^63, got {self.seed}")
-        for name in ("steps", "warmup", "sample_length", "temperature", "clip_norm", "clip_value", "seed",
-                     "evaluate_every", "sample_every", "save_every"):  # fmt: skip
-            if (getattr(self, name) or 0) < 0:
-                raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
+                raise InputError(f"{option_of(name)} must be a finite number, got {getattr(self, name)}")
+        seeds(self, "seed")
+        from_zero(self, "steps", "warmup", "sample_length", "temperature", "clip_norm", "clip_value",
+                  "evaluate_every", "sample_every", "save_every")  # fmt: skip
         for name, least in (("evaluate_characters", 2), ("ngram_characters", 5)):
             if getattr(self, name) < least and getattr(self, name) != 0:
                 raise InputError(
-                    f"--{name.replace('_', '-')} must be at least {least}, or 0 for all, got "
-                    f"{getattr(self, name)}"
+                    f"{option_of(name)} must be at least {least}, or 0 for all, got {getattr(self, name)}"
                 )
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"--weight-decay must be a number from 0, got {self.weight_decay}")
-        if self.weight_decay and "weight_decay" in read_call(self.optimiser)[1]:
-            raise InputError("--weight-decay and weight_decay= of --optimiser: give one of them")
         if self.batch_norm and self.layers == 1:
             raise InputError("--batch-norm is between layers, and there is one: give --layers 2 or more")
         if not 0 <= self.reset <= 1:
             raise InputError(f"--reset is a probability from 0 to 1, got {self.reset}")
-        if not 0 < self.rate <= 1e30:  # torch cannot hold what Adam makes of more
-            raise InputError(f"--rate must be above 0 and at most 1e30, got {self.rate}")
-        for name, choices in (
-            ("loss", ("mean", "sum")),
-            ("schedule", SCHEDULES),
-            ("dtype", ("float32", "float64")),
-        ):
+        rates(self)
+        for name, choices in (("loss", ("mean", "sum")), ("schedule", SCHEDULES), ("dtype", DTYPES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"--{name} is {' or '.join(choices)}, got {getattr(self, name)!r}")
 
@@ -144,26 +129,4 @@ class CharConfig:
     @property
     def plan(self) -> Plan:
         """When to measure, save and sample."""
-
-        def every(asked: int | None, times: int) -> int:
-            return max(1, self.steps // times) if asked is None else asked
-
-        return Plan(
-            self.steps,
-            evaluate_every=every(self.evaluate_every, 10),
-            save_every=every(self.save_every, 10),
-            show_every=every(self.sample_every, 4),
-            keep=self.keep,
-        )
-
-
-def pattern_of(option: str, text: str, what: str, example: str) -> tuple[str, str]:
-    """The two sides of PATTERN=WHAT.
-
-    Raises:
-        InputError: it is not of this form.
-    """
-    pattern, equals, how = text.partition("=")
-    if not (pattern.strip() and equals and how.strip()):
-        raise InputError(f"cannot read --{option} {text!r}; write PATTERN={what}, as in {example}")
-    return pattern.strip(), how.strip()
+        return plan_of(self.steps, self.evaluate_every, self.save_every, self.sample_every, self.keep)

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
-import unrolled
 from unrolled.cells import find
 from unrolled.data import Vocabulary, open_text
-from unrolled.errors import CheckpointError, DataError, InputError
+from unrolled.errors import DataError
 from unrolled.flow.callbacks import MonitorObserver
 from unrolled.flow.monitor import Monitor
-from unrolled.tasks import char
+from unrolled.tasks import char, sessions
 from unrolled.tasks.char import CharModel, CharTask
 from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_time import losses_of
-from unrolled.train import checkpoint, runs
+from unrolled.tasks.sessions import Kind, check_changes, ready, run_name
+from unrolled.train import runs
 from unrolled.train.checkpoint import Checkpoint
-from unrolled.train.loop import Observer, Trainer, train
 from unrolled.train.runs import Run
 
-CHANGEABLE: Final = (
-    "steps", "evaluate_every", "sample_every", "save_every", "keep", "sample_length", "temperature",
+KIND: Final = Kind(
+    "char",
+    "a character model",
+    data="text",
+    changeable=(
+        "steps", "evaluate_every", "sample_every", "save_every", "keep", "sample_length", "temperature",
+    ),
+    formerly=FORMERLY,
 )  # fmt: skip
-"""The settings that may change when a run goes on; the others would make it another run."""
 
 
-@dataclass(frozen=True)
-class Session:
-    """A run that is about to train.
-
-    Attributes:
-        baselines: bits per character of n-gram models on the same split, by name.
-    """
-
-    run: Run
-    task: CharTask
-    trainer: Trainer
-    baselines: Mapping[str, float]
-
-    def train(self, observers: Sequence[Observer] = ()) -> bool:
-        """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop."""
-        return train(self.trainer, self.run, self.task.config.plan, observers)
+class Session(sessions.Session[CharTask]):
+    """A run that is about to train, beside the bits per character of n-gram models on the same split."""
 
     def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
         """Who measures the gradient flow of the cross-entropy every so many steps, into flow.jsonl.
@@ -92,24 +81,10 @@ def start(text: str, config: CharConfig, root: Path, name: str | None = None) ->
     find(config.cell)  # a misspelt cell is told before a long text is read
     label, whole = open_text(text)
     task = CharTask(label, whole, config)
-    trainer = task.trainer()
-    baselines = task.baselines
-    plain = "".join(
-        c if c.isascii() and c.isalnum() else "-"
-        for c in f"{Path(label).stem}-{config.cell.rpartition(':')[2]}"
-    )
-    run = runs.create(root, name or f"char-{plain.strip('-')}")
+    name = name or f"char-{run_name(Path(label).stem, config.cell.rpartition(':')[2])}"
     path = Path(text)
-    run.write_config(
-        {
-            "unrolled": unrolled.__version__,
-            "task": "char",
-            "text": {**task.source, "from": str(path.resolve()) if path.is_file() else text},
-            "config": asdict(config),
-            "baselines": baselines,
-        }
-    )
-    return Session(run, task, trainer, baselines)
+    origin = str(path.resolve()) if path.is_file() else text
+    return Session(**vars(sessions.begin(KIND, task, root, name, origin)))
 
 
 def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Callable[[str], None]) -> Session:
@@ -123,11 +98,7 @@ def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Calla
     Raises:
         UnrolledError: no such run, no usable checkpoint, another text, or a setting that cannot change.
     """
-    if fixed := sorted(changes.keys() - set(CHANGEABLE)):
-        raise InputError(
-            f"--{fixed[0].replace('_', '-')} cannot change when a run goes on; what can: "
-            + ", ".join(f"--{name.replace('_', '-')}" for name in CHANGEABLE)
-        )
+    check_changes(KIND, changes)
     run = runs.open_run(path)
     saved = newest(run, warn)
     recorded = run.config
@@ -136,10 +107,7 @@ def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Calla
     except DataError as error:
         raise DataError(f"{error} If the text has moved, give its new path: TEXT --resume {path}") from None
     task, trainer = char.resume(saved, whole, changes)
-    if task.config.steps < saved.step:
-        raise InputError(f"--steps {task.config.steps} is less than the {saved.step} that were made already")
-    run.truncate_metrics(saved.step)
-    run.write_config({**recorded, "config": asdict(task.config)})
+    ready(run, trainer, task.config)
     return Session(run, task, trainer, recorded["baselines"])
 
 
@@ -155,32 +123,5 @@ def open_model(path: Path, warn: Callable[[str], None]) -> tuple[CharModel, Voca
 
 
 def newest(run: Run, warn: Callable[[str], None]) -> Checkpoint:
-    """The newest usable checkpoint of a run of a character model.
-
-    Raises:
-        CheckpointError: there is none, or it belongs to another run.
-    """
-    recorded = run.config
-    match recorded:
-        case {
-            "task": "char",
-            "text": {"sha256": str(), "from": str()},
-            "config": dict(),
-            "baselines": dict(bits),
-        } if all(isinstance(value, int | float) for value in bits.values()):
-            here = {**FORMERLY, **recorded["config"], "text": recorded["text"]["sha256"]}
-        case _:
-            raise CheckpointError(f"{run.path} is not a run of a character model: see its config.json")
-    saved = checkpoint.newest(run.checkpoints, warn)
-    match saved.facts:
-        case {"config": dict(config), "text": {"sha256": str(digest)}}:
-            there = {**FORMERLY, **config, "text": digest}
-        case _:
-            raise CheckpointError(f"{saved.path} is not a checkpoint of a character model")
-    for name in sorted(here.keys() - set(CHANGEABLE)):
-        if there.get(name) != here[name]:
-            raise CheckpointError(
-                f"{saved.path} belongs to another run: "
-                f"its {name} is {there.get(name)!r}, here it is {here[name]!r}"
-            )
-    return saved
+    """The newest usable checkpoint of a run of a character model; see `unrolled.tasks.sessions.newest`."""
+    return sessions.newest(KIND, run, warn)

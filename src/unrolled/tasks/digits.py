@@ -20,14 +20,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from unrolled.data.pictures import Pictures
-from unrolled.nn import decay_groups
 from unrolled.tasks.accuracy import Accuracy, linear, majority
 from unrolled.tasks.digits_config import DigitsConfig
 from unrolled.tasks.digits_network import Classifier
+from unrolled.tasks.sessions import trainer_of
 from unrolled.train.files import JSON
-from unrolled.train.flat import flatten, parts_of
 from unrolled.train.loop import Trainer
-from unrolled.train.optimisers import Clip, Schedule, make_optimiser
 
 ROWS: Final = 1000
 """Pictures that are classified at once where accuracy is measured."""
@@ -79,16 +77,7 @@ class DigitsTask:
 
     def trainer(self) -> Trainer:
         """A trainer at step 0."""
-        c = self.config
-        groups = decay_groups(self.model, c.weight_decay) if c.weight_decay else []
-        whole = flatten(self.model, groups)
-        return Trainer(
-            self,
-            whole,
-            make_optimiser(c.optimiser, parts_of(whole, groups) if groups else [whole], c.rate),
-            Clip(value=c.clip_value or None, norm=c.clip_norm or None),
-            Schedule(c.rate, c.schedule, c.warmup, c.steps),
-        )
+        return trainer_of(self, self.config)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The pictures and labels that are read after `step` steps are done."""

@@ -15,8 +15,8 @@ from unrolled.nn.convolutional import dense_network, residual_network
 from unrolled.nn.deep import Deep
 from unrolled.nn.dense import Dense, started
 from unrolled.options import read_call
-from unrolled.tasks.char_config import pattern_of
 from unrolled.tasks.digits_config import DigitsConfig
+from unrolled.tasks.settings import pattern_of
 from unrolled.unroll import Checkpointed
 
 CELL_OF: Final = {"plain": "rnn"}

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import unrolled
 from unrolled.data.pictures import Pictures, bundled_digits, read_pictures
-from unrolled.errors import CheckpointError, DataError, InputError
+from unrolled.errors import DataError, InputError
+from unrolled.tasks import sessions
 from unrolled.tasks.accuracy import Accuracy
 from unrolled.tasks.digits import DigitsTask
 from unrolled.tasks.digits_config import DigitsConfig
-from unrolled.train import checkpoint, runs
-from unrolled.train.checkpoint import Checkpoint
-from unrolled.train.loop import Observer, Trainer, train
-from unrolled.train.runs import Run
+from unrolled.tasks.sessions import Kind, run_name
+from unrolled.train.loop import Observer
 
-CHANGEABLE: Final = ("steps", "evaluate_every", "show_every", "save_every", "keep")
-"""The settings that may change when a run goes on; the others would make it another run."""
+KIND: Final = Kind(
+    "digits",
+    "a picture classifier",
+    data="pictures",
+    origin="files",
+    is_baseline=lambda value: isinstance(value, dict) and set(value) == {"right", "count"},
+)
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,15 @@ class Files:
         return {name: str(path.resolve()) for name, path in vars(self).items() if path is not None}
 
 
-@dataclass(frozen=True)
-class Session:
-    """A run that is about to train.
-
-    Attributes:
-        baselines: accuracies of the commonest class and of a linear classifier on the same split, by name.
-    """
-
-    run: Run
-    task: DigitsTask
-    trainer: Trainer
-    baselines: Mapping[str, Accuracy]
+class Session(sessions.Session[DigitsTask]):
+    """A run that is about to train, beside accuracies of the commonest class and of a linear classifier."""
 
     def train(self, observers: Sequence[Observer] = ()) -> bool:
         """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop. At the end the
         norm of the gradient of every layer is written down, as it was at the beginning."""
         if self.trainer.step == 0:
             self._look()
-        finished = train(self.trainer, self.run, self.task.config.plan, observers)
+        finished = super().train(observers)
         if finished:
             self._look()
         return finished
@@ -99,93 +92,36 @@ def start(files: Files, config: DigitsConfig, root: Path, name: str | None = Non
     Raises:
         UnrolledError: whatever is wrong with the pictures, the settings or the folder.
     """
+    task = make(files, config)
+    name = name or f"digits-{run_name(config.network.rpartition(':')[2])}-{config.depth}"
+    return Session(**vars(sessions.begin(KIND, task, root, name, files.to_json())))
+
+
+def make(files: Files, config: DigitsConfig) -> DigitsTask:
+    """The task of these pictures."""
     pictures, test = files.read()
-    task = DigitsTask(pictures, config, test)
-    trainer = task.trainer()
-    baselines = task.baselines
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in config.network.rpartition(":")[2])
-    run = runs.create(root, name or f"digits-{plain.strip('-')}-{config.depth}")
-    run.write_config(
-        {
-            "unrolled": unrolled.__version__,
-            "task": "digits",
-            "pictures": {**task.source, "files": files.to_json()},
-            "config": asdict(config),
-            "baselines": {name: asdict(found) for name, found in baselines.items()},
-        }
-    )
-    return Session(run, task, trainer, baselines)
+    return DigitsTask(pictures, config, test)
 
 
 def resume(path: Path, changes: Mapping[str, Any], files: Files, warn: Callable[[str], None]) -> Session:
     """A run that goes on after its newest checkpoint.
 
     Args:
-        changes: settings that are to be different, of `CHANGEABLE`.
+        changes: settings that are to be different, of those that may change.
         files: where the pictures are now, if they have moved.
         warn: told of a damaged checkpoint that was passed over.
 
     Raises:
         UnrolledError: no such run, no usable checkpoint, other pictures, or a setting that cannot change.
     """
-    if fixed := sorted(changes.keys() - set(CHANGEABLE)):
-        raise InputError(
-            f"--{fixed[0].replace('_', '-')} cannot change when a run goes on; what can: "
-            + ", ".join(f"--{name.replace('_', '-')}" for name in CHANGEABLE)
-        )
-    run = runs.open_run(path)
-    saved, recorded = newest(run, warn), run.config
-    there = (
-        files
-        if files.images
-        else Files(**{name: Path(at) for name, at in recorded["pictures"]["files"].items()})
-    )
-    try:
-        pictures, test = there.read()
-    except DataError as error:
-        raise DataError(f"{error} If the files have moved, say where with --images and --labels.") from None
-    config = {**recorded["config"], "init": tuple(recorded["config"]["init"]), **changes}
-    task = DigitsTask(pictures, DigitsConfig(**config), test)
-    if any(task.source[key] != recorded["pictures"].get(key) for key in task.source if "sha256" in key):
-        raise CheckpointError(
-            f"the pictures are not those this run was trained on ({recorded['pictures']['label']}); give "
-            "those, or start a new run"
-        )
-    trainer = task.trainer()
-    trainer.restore(saved)
-    if task.config.steps < saved.step:
-        raise InputError(f"--steps {task.config.steps} is less than the {saved.step} that were made already")
-    run.truncate_metrics(saved.step)
-    run.write_config({**recorded, "config": asdict(task.config)})
-    return Session(run, task, trainer, {name: Accuracy(**v) for name, v in recorded["baselines"].items()})
 
+    def again(recorded: dict[str, Any], settings: dict[str, Any]) -> DigitsTask:
+        there = files if files.images else Files(**{n: Path(at) for n, at in recorded["files"].items()})
+        try:
+            return make(there, DigitsConfig(**settings))
+        except DataError as error:
+            raise DataError(
+                f"{error} If the files have moved, say where with --images and --labels."
+            ) from None
 
-def newest(run: Run, warn: Callable[[str], None]) -> Checkpoint:
-    """The newest usable checkpoint of a run of a picture classifier.
-
-    Raises:
-        CheckpointError: there is none, or it belongs to another run.
-    """
-    match recorded := run.config:
-        case {
-            "task": "digits",
-            "pictures": {"label": str(), "sha256": str(), "files": dict()},
-            "config": {"init": list(), **_rest},
-            "baselines": dict(baselines),
-        } if all(set(value) == {"right", "count"} for value in baselines.values()):
-            here = {**recorded["config"], "pictures": recorded["pictures"]["sha256"]}
-        case _:
-            raise CheckpointError(f"{run.path} is not a run of a picture classifier: see its config.json")
-    saved = checkpoint.newest(run.checkpoints, warn)
-    match saved.facts:
-        case {"config": dict(config), "pictures": {"sha256": str(digest)}}:
-            there = {**config, "pictures": digest}
-        case _:
-            raise CheckpointError(f"{saved.path} is not a checkpoint of a picture classifier")
-    for name in sorted(here.keys() - set(CHANGEABLE)):
-        if there.get(name) != here[name]:
-            raise CheckpointError(
-                f"{saved.path} belongs to another run: "
-                f"its {name} is {there.get(name)!r}, here it is {here[name]!r}"
-            )
-    return saved
+    return Session(**vars(sessions.go_on(KIND, path, changes, warn, again, Accuracy)))
