@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,17 +30,18 @@ MOST: Final = 1 << 33
 _GZIP: Final = b"\x1f\x8b"
 
 
-def read_idx(path: Path, axes: int | None = None) -> NDArray[np.generic]:
+def read_idx(path: Path | zipfile.Path, axes: int | None = None) -> NDArray[np.generic]:
     """The array in an IDX file.
 
     Args:
+        path: of the file, which may be in a zip.
         axes: how many it must have; None for any number.
 
     Raises:
         DataError: the file is missing, none, cut short, longer than it says, or of other axes.
     """
     try:
-        with open(path, "rb") as raw:
+        with path.open("rb") as raw:
             packed = raw.read(2) == _GZIP
             raw.seek(0)
             if not packed:
@@ -56,7 +58,7 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def _read(path: Path, file: _Readable, axes: int | None) -> NDArray[np.generic]:
+def _read(path: Path | zipfile.Path, file: _Readable, axes: int | None) -> NDArray[np.generic]:
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in KINDS or not head[3]:
         raise DataError(

@@ -1,17 +1,19 @@
-"""Labelled grey pictures: scikit-learn's bundled digits, and IDX files of one's own."""
+"""Labelled grey pictures: scikit-learn's bundled digits, data sets, and IDX files of one's own."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+from zipfile import Path as Zipped
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unrolled.data.idx import read_idx
+from unrolled.data.library import kept
 from unrolled.errors import DataError
 
 CLASSES: Final = 1000
@@ -95,7 +97,31 @@ def bundled_digits() -> Pictures:
     return Pictures("digits", pixels, torch.from_numpy(found.target).long(), 10)
 
 
-def read_pictures(images: Path, labels: Path, classes: int | None = None) -> Pictures:
+def named_pictures(name: str, cache: Path | None = None) -> tuple[Pictures, Pictures]:
+    """The pictures of a data set that was fetched: those to train on and those to test on.
+
+    Args:
+        name: "fashion-mnist", whose parts are those published; or "mnist", of which every fifth picture of a
+            class is to test on, drawn at random and always the same.
+
+    Raises:
+        DataError: no data set of pictures has this name, it was not fetched, or its file was changed since.
+    """
+    file = kept(name, "pictures", cache)
+    if name == "mnist":
+        whole = read_pictures(Zipped(file, "images-idx3-ubyte"), Zipped(file, "labels-idx1-ubyte"))
+        return replace(whole, name=name).split(0.2, seed=0)
+    parts = (
+        read_pictures(
+            Zipped(file, f"{part}-images-idx3-ubyte.gz"), Zipped(file, f"{part}-labels-idx1-ubyte.gz")
+        )
+        for part in ("train", "t10k")
+    )
+    train, test = (replace(part, name=name) for part in parts)
+    return train, test
+
+
+def read_pictures(images: Path | Zipped, labels: Path | Zipped, classes: int | None = None) -> Pictures:
     """Pictures from two IDX files, plain or gzip: bytes (N, H, W), and labels (N,).
 
     Args:

