@@ -134,6 +134,7 @@ def attend(
     returning: Sequence[str] = (),
     last: Tensor | None = None,
     uniform: Tensor | None = None,
+    nudges: Mapping[str, Tensor] | None = None,
     backend: str = "auto",
 ) -> Attended:
     """Apply a cell at every step, with what its first state finds in a memory as its context.
@@ -147,6 +148,8 @@ def attend(
         last: (B, S), the weights of the step before the first, which location-aware scores see.
         uniform: (T, B), numbers from 0 to 1 by which places are drawn (hard attention), through which no
             gradient flows; without, the context is a mean (soft attention).
+        nudges: by state, (T, B, H), what is added to it before each step, for whoever asks and for the step;
+            kernels take none.
         backend: as in `unrolled.scan.scan`.
 
     Raises:
@@ -170,11 +173,11 @@ def attend(
     names = tuple(dict.fromkeys(returning)) or (cell.graph.output,)
     if backend != "reference":
         tensors = (x, *state.values(), *parameters.values(), *memory.tensors().values())
-        if (reason := _cannot(memory, tensors)) is None:
+        if (reason := "states are nudged" if nudges else _cannot(memory, tensors)) is None:
             return _compiled(cell, x, state, parameters, memory, names, uniform)
         if backend == "cpu":
             raise BackendError(f"backend 'cpu' cannot run cell {cell.name!r}: {reason}; 'reference' can")
-    return _step_by_step(cell, x, state, parameters, memory, names, last, uniform)
+    return _step_by_step(cell, x, state, parameters, memory, names, last, uniform, nudges or {})
 
 
 def _cannot(memory: Memory, tensors: Sequence[Tensor]) -> str | None:
@@ -223,11 +226,13 @@ def _step_by_step(
     names: tuple[str, ...],
     last: Tensor | None,
     uniform: Tensor | None,
+    nudges: Mapping[str, Tensor],
 ) -> Attended:
     graph = cell.graph_using(parameters).returning(names)
     steps: list[list[Tensor]] = []
     now, weights = dict(state), last
     for t, x_t in enumerate(x.unbind()):
+        now = {name: value + nudges[name][t] if name in nudges else value for name, value in now.items()}
         number = None if uniform is None else uniform[t]
         context, weights, chosen = memory.look(now[graph.states[0]], number, weights)
         results = graph.run({**now, CONTEXT: context, cell.inputs[1]: x_t}, parameters)

@@ -17,19 +17,24 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from unrolled.attend import Attended, Memory, attend
 from unrolled.cell import Cell
 from unrolled.errors import InputError
 from unrolled.graph import Graph
 from unrolled.leaves import Leaves
+from unrolled.nn.attentive import Attentive
 from unrolled.nn.deep import Deep
 from unrolled.nn.stack import RecurrentStack
 from unrolled.nn.watch import Watchable, watched
 from unrolled.parameters import Stacked, Untied
-from unrolled.rewrite import NUDGE, nudged
+from unrolled.rewrite import CONTEXT, NUDGE, nudged
 from unrolled.rows import Rows
 from unrolled.scan import scan
 
 EVERY: Final = slice(None)
+
+LAYERS: Final = RecurrentStack | Deep | Attentive
+"""What runs cells."""
 
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of every step and sequence (T, B), or of every sequence (B,), as it is
@@ -47,7 +52,8 @@ class Place:
         x: what it read, (T, B, D), or token numbers (T, B).
         start: the states before the first step by name, each (B, W).
         states: the states after each step by name, each (T, B, W).
-        leaves: what its random masks and resets were, by leaf, each (T, B, ...).
+        leaves: what its random masks and resets were, by leaf, and the context that it found in a memory,
+            each (T, B, ...).
         lengths: (B,), the steps of each sequence; what is beyond is 0.
         reverse: whether it goes from the last step to the first.
         depth: whether its steps are the layers of a deep network, which has no x.
@@ -142,6 +148,8 @@ class _Scan:
     """Values at every step that the model went on with, by name."""
     ends: Mapping[str, Tensor] = field(default_factory=dict)
     """Final states."""
+    contexts: Tensor | None = None
+    """What a cell with a memory found in it."""
 
     @property
     def lengths(self) -> Tensor:
@@ -158,7 +166,7 @@ class _Scan:
         x, states = self.x.detach(), _detached(self.states)
         if self.rows is not None:
             x, states = self.rows.blank(x), {name: self.rows.blank(value) for name, value in states.items()}
-        leaves: dict[str, Tensor] = {}
+        leaves = {} if self.contexts is None else {CONTEXT: self.contexts.detach()}
         if self.leaves is not None:
             graph = cell.graph_using(parameters)
             values = self.leaves.on(graph, graph.sizes_with(start, parameters), next(iter(start.values())))
@@ -285,9 +293,7 @@ class _Recorder:
     """Runs scans with nudges, and keeps what there is to see."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {
-            id(m): name for name, m in model.named_modules() if isinstance(m, RecurrentStack | Deep)
-        }
+        self.names = {id(m): name for name, m in model.named_modules() if isinstance(m, LAYERS)}
         self.scans: list[_Scan] = []
 
     def __call__(
@@ -333,9 +339,7 @@ class _Recorder:
         )
         found = {name: values[name].view_as(values[name]) for name in (*returning, output)}
         ends = {name: value.view_as(value) for name, value in ends.items()}
-        name = ".".join(part for part in (self.names.get(id(stack), ""), stack.suffixes[place]) if part)
-        if again := sum(each.name.partition(" #")[0] == name for each in self.scans):
-            name = f"{name} #{again + 1}"
+        name = self._name(stack, place)
         kept = [(key, value) for key, value in found.items() if key in (*cell.states, *cell.outputs)]
         self.scans.append(
             _Scan(
@@ -344,6 +348,58 @@ class _Recorder:
             )
         )  # fmt: skip
         return (found if returning else found[output]), ends
+
+    def attend(
+        self,
+        stack: Watchable,
+        cell: Cell,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        memory: Memory,
+        *,
+        last: Tensor | None,
+        uniform: Tensor | None,
+    ) -> Attended:
+        """A state's gradient is that of the step, and of what it finds in the memory."""
+        x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        zeros = {
+            name: value.new_zeros(*x.shape[:2], value.shape[-1]).requires_grad_()
+            for name, value in state.items()
+        }
+        output, states = cell.graph_using(parameters).output, cell.states
+        found = attend(
+            cell,
+            x,
+            state,
+            parameters,
+            memory,
+            returning=tuple(dict.fromkeys((output, *states))),
+            last=last,
+            uniform=uniform,
+            nudges=zeros,
+        )
+        values = {name: value.view_as(value) for name, value in found.outputs.items()}
+        ends = {name: value.view_as(value) for name, value in found.state.items()}
+        alone = Cell(cell.name, _asked_last(cell.graph), _asked_last(cell.square))
+        self.scans.append(
+            _Scan(
+                self._name(stack, 0), alone, parameters, x, dict(state), {key: values[key] for key in states},
+                None, None, False, False, zeros, [(output, values[output])], ends, found.contexts,
+            )
+        )  # fmt: skip
+        return replace(found, outputs={output: values[output]}, state=ends)
+
+    def _name(self, stack: Watchable, place: int) -> str:
+        """Of a layer and direction that runs now."""
+        name = ".".join(part for part in (self.names.get(id(stack), ""), stack.suffixes[place]) if part)
+        again = sum(each.name.partition(" #")[0] == name for each in self.scans)
+        return f"{name} #{again + 1}" if again else name
+
+
+def _asked_last(graph: Graph) -> Graph:
+    """The step with its context behind its other input."""
+    return replace(graph, inputs=(*graph.inputs[1:], graph.inputs[0]))
 
 
 def record(model: nn.Module, batch: Any, losses: Losses | None = None) -> Recording:
@@ -359,7 +415,7 @@ def record(model: nn.Module, batch: Any, losses: Losses | None = None) -> Record
     Raises:
         InputError: there is no recurrent layer, or nothing says what the loss is.
     """
-    if not any(isinstance(module, RecurrentStack | Deep) for module in model.modules()):
+    if not any(isinstance(module, LAYERS) for module in model.modules()):
         raise InputError(
             f"{type(model).__name__} has no recurrent layer of unrolled's: use unrolled.LSTM, GRU, RNN, "
             "Recurrent or nn.Deep in it, or unrolled.convert.from_torch for one of torch's"

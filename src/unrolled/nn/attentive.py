@@ -17,6 +17,7 @@ from unrolled.errors import InputError, check_sizes
 from unrolled.nn.attention import Attention
 from unrolled.nn.gates import by_gate, parameters_by_gate
 from unrolled.nn.initialise import Initialiser, initialise, initialise_matching
+from unrolled.nn.watch import watcher
 from unrolled.rewrite import CONTEXT, FED, normalise, with_context
 from unrolled.scan import BACKENDS
 
@@ -70,6 +71,7 @@ class Attentive(nn.Module):
         whole = with_context(find(cell) if isinstance(cell, str) else cell, enters)
         self.cell = whole if norm is None else normalise(whole, norm)
         self.input_size, self.hidden_size, self.enters = input_size, hidden_size, enters
+        self.suffixes: tuple[str, ...] = ("l0",)  # as `unrolled.flow` calls its one place
         self.attention, self.backend, self.init = attention, backend, dict(init or {})
         graph = self.cell.graph_for(input_size, hidden_size)
         widths = graph.widths
@@ -130,16 +132,10 @@ class Attentive(nn.Module):
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise InputError(f"x has shape {tuple(x.shape)}, expected (T, B, {self.input_size})")
         start = self.initial_state(x.shape[1]) if state is None else state
-        return attend(
-            self.cell,
-            x,
-            start,
-            self.parameters_by_name(),
-            memory,
-            last=last,
-            uniform=uniform,
-            backend=self.backend,
-        )
+        given = self.cell, x, start, self.parameters_by_name(), memory
+        if (looking_on := watcher()) is not None:
+            return looking_on.attend(self, *given, last=last, uniform=uniform)
+        return attend(*given, last=last, uniform=uniform, backend=self.backend)
 
     def fed(self, contexts: Tensor, h: Tensor) -> Tensor:
         """What enters the step after h, if enters="fed": from contexts (..., M) and states (..., H)."""

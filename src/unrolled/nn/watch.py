@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from unrolled.attend import Attended, Memory
 from unrolled.cell import Cell
 from unrolled.leaves import Leaves
 from unrolled.rows import Rows
@@ -25,7 +26,8 @@ class Watchable(Protocol):
 
 
 class Watcher(Protocol):
-    """Runs the scans of all layers in place of `unrolled.scan.scan`, whose arguments and results it has."""
+    """Runs all layers in place of `unrolled.scan.scan` and `unrolled.attend.attend`, whose arguments and
+    results it has."""
 
     def __call__(
         self,
@@ -42,6 +44,19 @@ class Watcher(Protocol):
         reverse: bool,
         backend: str,
     ) -> tuple[Any, dict[str, Tensor]]: ...
+
+    def attend(
+        self,
+        stack: Watchable,
+        cell: Cell,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        memory: Memory,
+        *,
+        last: Tensor | None,
+        uniform: Tensor | None,
+    ) -> Attended: ...
 
 
 _local = threading.local()
