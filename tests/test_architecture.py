@@ -23,6 +23,7 @@ VERSION = ""
 APART = {
     "errors": set(),
     "data": {"errors", "folders"},
+    "measures": {"errors"},
     "folders": {"errors"},
     "options": {"errors"},
     "parameters": set(),
@@ -49,7 +50,7 @@ EXTRA = {
     "train": {"options"},
     "export": {"leaves", VERSION},
     "lab": {"data", "report"},
-    "tasks": {"data", "options", VERSION},
+    "tasks": {"data", "measures", "options", VERSION},
     "cli_settings": {"report"},
     "cli_time": {"data", "report"},
     "cli_digits": {"report"},
