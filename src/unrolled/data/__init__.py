@@ -1,7 +1,12 @@
-"""Texts: read one, number its characters, cut it into chunks, and know what counting alone achieves."""
+"""Data sets by name; texts: read one, number its characters, cut it into chunks, know what counting achieves.
+
+What is no plain text is in modules of its own: `pairs` of sentences, `labelled` texts, `tagged` sentences,
+`pictures` with labels, `captions`, `questions` about pictures, and `images` of any kind of file. `splits`
+holds out what shares nothing with the rest.
+"""
 
 from unrolled.data.encoded import EncodedText, Text
-from unrolled.data.library import Status, fetch, load, open_text, resolve_text, status
+from unrolled.data.library import Status, fetch, kept, load, open_text, resolve_text, status
 from unrolled.data.ngram import KneserNey, baselines, unigram_bits
 from unrolled.data.segments import Segments, inputs_and_targets
 from unrolled.data.series import read_series
@@ -26,6 +31,7 @@ __all__ = [
     "fetch",
     "held_out",
     "inputs_and_targets",
+    "kept",
     "load",
     "open_text",
     "read_blocks",
