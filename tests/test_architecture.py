@@ -13,7 +13,8 @@ ROOT = Path(unrolled.__file__).parent
 LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "attend", "unroll",
     "nn", "convert", "flow", "train", "export", "tasks", "lab",
-    "cli_settings", "cli_time", "cli_digits", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
+    "cli_settings", "cli_time", "cli_training",
+    "cli_digits", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 

@@ -23,8 +23,9 @@ from unrolled.cli_digits import train_digits_command
 from unrolled.cli_flow import compare_command, flow_command
 from unrolled.cli_lab import lab_command
 from unrolled.cli_narx import narx_app
-from unrolled.cli_settings import tensorboard_observer, with_settings
+from unrolled.cli_settings import with_settings
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
+from unrolled.cli_training import MONITOR, RESUME, Common, carry_out, parameters_of, say_dry_run
 from unrolled.cli_units import units_command
 from unrolled.errors import UnrolledError
 from unrolled.export import export_onnx
@@ -34,7 +35,6 @@ from unrolled.report.terminal import TerminalObserver
 from unrolled.tasks import char, char_runs
 from unrolled.tasks.char_config import CharConfig
 from unrolled.train.files import write_atomically
-from unrolled.train.loop import Observer
 
 app = typer.Typer(
     help="Recurrent networks from their equations: train them, sample from them, look inside.",
@@ -197,62 +197,40 @@ def fetch_command(
     out.print(str(data.fetch(name, archive=archive)), markup=False)
 
 
-def train_char(
-    text: str | None, resume: Path | None, name: str | None, runs: Path | None, tensorboard: bool,
-    monitor: int, **settings: Any,
-) -> int:  # fmt: skip
+def train_char(text: str | None, **settings: Any) -> int:
     """Train a character model on a text file or a data set, or go on with a run."""
-    events = tensorboard_observer() if tensorboard else None
-    given: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in settings.items()
-        if value is not None
-    }
-    if resume is not None:
-        if name is not None or runs is not None:
-            raise unrolled.InputError("--name and --runs are for a new run: leave them out with --resume")
-        session = char_runs.resume(resume, given, text, warn)
+    common = Common.taken_from(settings)
+    if common.resume is not None:
+        session = char_runs.resume(common.resume, settings, text, warn)
     elif text is None:
         raise unrolled.InputError("give a text file or the name of a data set (`unrolled data` lists them)")
+    elif common.dry_run:
+        return say_dry_run(char_runs.make(text, CharConfig(**settings)))
     else:
-        session = char_runs.start(text, CharConfig(**given), runs or Path("runs"), name)
+        session = char_runs.start(text, CharConfig(**settings), common.runs, common.name)
     path, task = session.run.path, session.task
-    count = sum(p.numel() for p in task.model.parameters())
-    out.print(f"{path}: {task.cell.name} on {task.source['label']}, {count:,} parameters", markup=False)
+    title = f"{task.cell.name} on {task.source['label']}"
+    out.print(f"{path}: {title}, {parameters_of(task)}", markup=False)
     bits = ", ".join(f"{key} {value:.3f}" for key, value in session.baselines.items())
     out.print(f"held-out bits per character without a network: {bits}", markup=False)
     if task.limits:
         out.print(task.limits, markup=False)
-    observers: list[Observer] = [TerminalObserver(out, session.baselines)]
-    board = events(path / "tensorboard") if events else None
-    observers += [board] if board else []
-    flow = session.monitor(monitor, (lambda: board.writer) if board else None) if monitor else None
-    observers += [flow] if flow else []
-    finished = session.train(observers)
-    _write_figure(session)
-    if flow and flow.monitor.history:
-        out.print(f"gradient flow: {flow.monitor.log}", markup=False)
-        last = flow.monitor.history[-1]
-        for place in last.places:
-            out.print(f"{place.place} at step {last.step}: {place.reach}", markup=False)
-    if not finished:
-        out.print(f"stopped and saved at step {session.trainer.step}. To go on: "
-                  f"unrolled train char --resume {path}", markup=False)  # fmt: skip
-        return 130
-    out.print(f"done. To let it write: unrolled sample {path} --prime 'To be'", markup=False)
-    return 0
 
-
-def _write_figure(session: char_runs.Session) -> None:
-    try:
+    def figure() -> tuple[str, bytes]:
         from unrolled.report.figures import loss_figure
-    except ModuleNotFoundError:
-        warn("no loss figure: pip install 'unrolled[figures]'")
-        return
-    path = session.run.path / "loss.png"
-    title = f"{session.task.cell.name} on {session.task.source['label']}"
-    write_atomically(path, loss_figure(session.run.metrics(), session.baselines, title))
-    out.print(f"figure: {path}", markup=False)
+
+        return "loss.png", loss_figure(session.run.metrics(), session.baselines, title)
+
+    return carry_out(
+        session,
+        "char",
+        common,
+        [TerminalObserver(out, session.baselines)],
+        figure,
+        lambda: f"done. To let it write: unrolled sample {path} --prime 'To be'",
+        session.monitor,
+        drawn="loss figure",
+    )
 
 
 train_app.command("char")(
@@ -264,19 +242,8 @@ train_app.command("char")(
                 Annotated[str | None, typer.Argument(help="a text file, or a data set's name")],
                 None,
             ),
-            "resume": (Annotated[Path | None, typer.Option(help="go on with this run")], None),
-            "name": (Annotated[str | None, typer.Option(help="name of the run's folder")], None),
-            "runs": (Annotated[Path | None, typer.Option(help="folder of all runs [runs]")], None),
-            "tensorboard": (Annotated[bool, typer.Option("--tensorboard", help="write events too")], False),
-            "monitor": (
-                Annotated[
-                    int,
-                    typer.Option(
-                        min=0, help="measure gradient flow every N steps, into flow.jsonl; 0 for never"
-                    ),
-                ],
-                50,
-            ),
+            **RESUME,
+            **MONITOR,
         },
     )
 )

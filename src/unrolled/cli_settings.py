@@ -16,7 +16,8 @@ from unrolled.errors import InputError
 
 
 def with_settings(command: Callable[..., int], config: type, fixed: dict[str, Any]) -> Callable[..., int]:
-    """Give a command one option for each field of a configuration, with the text beside it as its help.
+    """Give a command one option for each field of a configuration, with the text beside it as its help: first
+    its own, then those that it inherits.
 
     An option that is not given is None, so that the configuration's own default stands.
     """
@@ -25,7 +26,9 @@ def with_settings(command: Callable[..., int], config: type, fixed: dict[str, An
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for key, (annotation, default) in fixed.items()
     ]
-    for field in dataclasses.fields(config):
+    for field in sorted(
+        dataclasses.fields(config), key=lambda field: field.name not in config.__annotations__
+    ):
         kind, help_text = typing.get_args(hints[field.name])
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not type(None))

@@ -78,13 +78,21 @@ def start(text: str, config: CharConfig, root: Path, name: str | None = None) ->
     Raises:
         UnrolledError: whatever is wrong with the text, the settings or the folder.
     """
-    find(config.cell)  # a misspelt cell is told before a long text is read
-    label, whole = open_text(text)
-    task = CharTask(label, whole, config)
-    name = name or f"char-{run_name(Path(label).stem, config.cell.rpartition(':')[2])}"
+    task = make(text, config)
+    name = name or f"char-{run_name(Path(str(task.source['label'])).stem, config.cell.rpartition(':')[2])}"
     path = Path(text)
     origin = str(path.resolve()) if path.is_file() else text
     return Session(**vars(sessions.begin(KIND, task, root, name, origin)))
+
+
+def make(text: str, config: CharConfig) -> CharTask:
+    """The task of a text file or a data set.
+
+    Raises:
+        UnrolledError: whatever is wrong with the text or the settings.
+    """
+    find(config.cell)  # a misspelt cell is told before a long text is read
+    return CharTask(*open_text(text), config)
 
 
 def resume(path: Path, changes: Mapping[str, Any], text: str | None, warn: Callable[[str], None]) -> Session:
