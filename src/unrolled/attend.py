@@ -103,6 +103,10 @@ class Memory:
         """That of these rows of the batch, as after a step of a beam search."""
         return replace(self, keys=self.keys[rows], values=self.values[rows], mask=self.mask[rows])
 
+    def to(self, dtype: torch.dtype) -> Memory:
+        """The same in another precision."""
+        return Memory(**{name: value.to(dtype) for name, value in self.tensors().items()})
+
     def tensors(self) -> dict[str, Tensor]:
         """Those there are, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -156,6 +160,8 @@ def attend(
         InputError: something does not fit.
         BackendError: kernels were asked for, and cannot run this.
     """
+    if torch.compiler.is_compiling():
+        cell.settle()
     if backend not in BACKENDS:
         raise InputError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
     if len(cell.inputs) != 2 or cell.inputs[0] != CONTEXT:
@@ -228,7 +234,9 @@ def _step_by_step(
     uniform: Tensor | None,
     nudges: Mapping[str, Tensor],
 ) -> Attended:
-    graph = cell.graph_using(parameters).returning(names)
+    graph = cell.graph_using(parameters)
+    if names != (graph.output,):
+        graph = graph.returning(names)
     steps: list[list[Tensor]] = []
     now, weights = dict(state), last
     for t, x_t in enumerate(x.unbind()):

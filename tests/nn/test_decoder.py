@@ -152,6 +152,40 @@ def test_words_and_vectors_of_words_are_read_alike():
     torch.testing.assert_close(decoder(words, start).features, decoder(decoder.embed(words), start).features)
 
 
+def test_decoders_run_in_one_graph_and_under_transforms():
+    """torch.compile(fullgraph=True), and torch.func's gradient of all parameters."""
+    decoder, words, _ = made("inside, gated", layers=2)
+    values = torch.randn(B, S, M, dtype=torch.float64)
+
+    def features(words, values):
+        return decoder(words, decoder.begin(B, values=values)).features
+
+    torch.testing.assert_close(
+        torch.compile(features, fullgraph=True, backend="aot_eager")(words, values), features(words, values)
+    )
+
+    def total(parameters):
+        start = decoder.begin(B, values=values)
+        return torch.func.functional_call(decoder, parameters, (words, start)).features.sum()
+
+    features(words, values).sum().backward()
+    found = torch.func.grad(total)(dict(decoder.named_parameters()))
+    for name in ("first.layer.f.context", "first.layer.beta.h", "join.weight", "upper.l0.f.x"):
+        torch.testing.assert_close(found[name], decoder.get_parameter(name).grad)
+
+
+def test_under_autocast_a_decoder_computes_in_its_own_dtype():
+    torch.manual_seed(0)
+    decoder = Decoder("lstm", V, E, H, attention="inside", memory=M)
+    words, values = torch.randint(V, (T, B)), torch.randn(B, S, M)
+    expected = decoder.first(decoder.embed(words), decoder.first.attention.memory(values)).outputs["h"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        memory = decoder.first.attention.memory(values)
+        found = decoder.first(decoder.embed(words), memory).outputs["h"]
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.01  # keys were made in half precision
+
+
 def test_tied_vectors_are_one():
     decoder = Decoder("lstm", V, E, H, tied=True, attention="after", memory=M)
     assert decoder.head.weight is decoder.embed.weight

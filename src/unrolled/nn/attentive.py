@@ -83,6 +83,7 @@ class Attentive(nn.Module):
         }
         self._starts = {name: p.init for name, p in graph.parameters.items()}
         self.layer = by_gate(tensors)
+        self.cell.settle()
         self.reset_parameters()
 
     def parameters_by_name(self) -> dict[str, Tensor]:
@@ -129,6 +130,11 @@ class Attentive(nn.Module):
         Raises:
             InputError: something does not fit.
         """
+        if torch.is_autocast_enabled(x.device.type):  # kernels read memory as what its dtype says
+            dtype = next(self.parameters()).dtype
+            states = None if state is None else {name: value.to(dtype) for name, value in state.items()}
+            with torch.autocast(x.device.type, enabled=False):
+                return self(x.to(dtype), memory.to(dtype), states, last=last, uniform=uniform)
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise InputError(f"x has shape {tuple(x.shape)}, expected (T, B, {self.input_size})")
         start = self.initial_state(x.shape[1]) if state is None else state
