@@ -11,6 +11,7 @@ from writers import SPECIAL, Prefixes, RandomWriter, each
 
 from unrolled import LSTM, Recurrent
 from unrolled.errors import DivergedError, InputError
+from unrolled.nn.decoder import Decoder
 from unrolled.train.decodable import Rules
 from unrolled.train.decoding import Carried, Decoding, Special, decode
 
@@ -342,3 +343,42 @@ def test_arguments_that_do_not_fit_are_refused():
     for shape in ((3, 6), (2, 1, 6), (2,)):
         with pytest.raises(InputError, match=r"gives logits \(N, V\) for words \(N,\): N is 2"):
             decode(lambda words, state, shape=shape: (torch.zeros(shape), state, None), state, 2, SPECIAL)
+
+
+@pytest.mark.parametrize(
+    "way", [{}, {"attention": "after"}, {"attention": "inside", "enters": "fed"}], ids=str
+)
+@pytest.mark.parametrize("options", [{}, {"beam": 3, "coverage_penalty": 0.2}], ids=str)
+def test_decoders_write_what_their_likelihood_says(way, options):
+    """With masked memories, shared by rows; the score is the decoder's own of all words at once."""
+    B, V, S, M = 5, 11, 4, 6
+    memory = {"memory": M} if way else {}
+    if not way:
+        options = {key: value for key, value in options.items() if key != "coverage_penalty"}
+    decoder = Decoder("lstm", V, 5, 7, 2, **way, **memory).double()
+    for parameter in decoder.parameters():
+        parameter.data.mul_(3)
+    mask = torch.arange(S) < torch.tensor([1, 4, 2, 3, 4])[:, None]
+    states = {name: torch.randn(2, B, 7, dtype=torch.float64) for name in decoder.state_names}
+    values = torch.randn(B, S, M, dtype=torch.float64)
+    begin = decoder.begin(B, states, *((values, mask) if way else ()))
+    limits = torch.tensor([3, 9, 0, 5, 9])
+    found = decode(
+        decoder.step, begin, B, SPECIAL, Decoding(**options), max_length=limits, mask=mask if way else None
+    )
+    T = max(len(written.tokens) for written in found) + 1
+    words = torch.full((T + 1, B), SPECIAL.pad)
+    there = torch.zeros(T, B, dtype=torch.bool)
+    for b, written in enumerate(found):
+        said = [SPECIAL.start, *written.tokens, *[SPECIAL.end] * written.finished]
+        words[: len(said), b] = torch.tensor(said)
+        there[: len(said) - 1, b] = True
+    with torch.no_grad():
+        told = decoder(words[:-1], begin)
+        expected = decoder.log_likelihood(told.features, words[1:], there)
+    assert [written.score for written in found] == pytest.approx(expected.tolist())
+    for b, written in enumerate(found):
+        if told.weights is None:
+            assert written.attention is None
+        else:
+            torch.testing.assert_close(written.attention, told.weights[: len(written.tokens), b])
