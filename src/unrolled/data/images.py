@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
@@ -33,6 +33,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, place: int, /) -> Tensor: ...
+    def __iter__(self) -> Iterator[Tensor]: ...
 
 
 @dataclass(frozen=True)
