@@ -116,3 +116,12 @@ def test_without_sacrebleu_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(InputError, match=r"pip install 'unrolled\[text\]'"):
         bleu(["a"], ["a"])
+
+
+def test_there_are_intervals_where_nothing_matches():
+    """Where all texts drawn have one figure, it is that; where only some have any, there is none."""
+    for measure in (bleu, chrf):
+        assert measure(["a b"] * 20, ["c d"] * 20, resamples=20).interval == (0.0, 0.0)
+        assert measure([""] * 20, ["c d"] * 20, resamples=20).interval == (0.0, 0.0)
+    found = chrf(["the dog"] * 3, ["the dog", "x", "y"], resamples=200)
+    assert found.interval is None or found.interval[1] > 0

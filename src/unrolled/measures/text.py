@@ -34,7 +34,7 @@ class TextScore:
     Args:
         name: such as BLEU or chrF2.
         score: the figure.
-        interval: that holds it with 95% confidence, if it was asked for.
+        interval: that holds it with 95% confidence, if it was asked for and sentences are enough for one.
         signature: what sacrebleu was asked for, with its version.
         detail: of BLEU, precisions, brevity penalty and lengths.
     """
@@ -97,10 +97,15 @@ def _score(
     streams = [
         [each[k] if k < len(each) else None for each in several] for k in range(max(map(len, several)))
     ]
-    result = metric.corpus_score([*found], streams, n_bootstrap=resamples or 1)
+    try:
+        result = metric.corpus_score([*found], streams, n_bootstrap=resamples or 1)
+    except TypeError:  # sacrebleu takes no mean where only some of the texts drawn have any match
+        resamples = 0
+        result = metric.corpus_score([*found], streams)
     signature, interval = str(metric.get_signature()), None
     told = json.loads(result.format(width=6, signature=signature, is_json=True))
     if resamples:
-        mean, half = told["confidence_mean"], told["confidence_var"]
+        # Where all of them have the same figure, sacrebleu tells no mean.
+        mean, half = told.get("confidence_mean", result.score), told.get("confidence_var", 0.0)
         interval = (max(0.0, mean - half), min(100.0, mean + half))
     return TextScore(result.name, result.score, interval, signature, told.get("verbose_score", ""))
