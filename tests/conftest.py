@@ -45,14 +45,19 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pieces]:
     many threads there are, and rows for each below which they share units."""
     threads = torch.get_num_threads()
 
+    def forget() -> None:
+        for each in loop._loops.values():  # kernels stay, for none depends on these
+            each.prepared.clear()
+
     def set_to(
         chunk: int = plan.CHUNK, small: int = plan.SMALL, threads: int = 1, few: int = plan.FEW
     ) -> None:
         monkeypatch.setattr(plan, "CHUNK", chunk)
         monkeypatch.setattr(plan, "SMALL", small)
         monkeypatch.setattr(plan, "FEW", few)
-        monkeypatch.setattr(loop, "_loops", {})  # which keep plans
+        forget()
         torch.set_num_threads(threads)
 
     yield set_to
+    forget()
     torch.set_num_threads(threads)
