@@ -169,6 +169,18 @@ def test_one_place_is_drawn_as_often_as_its_weight_says(backend):
     assert torch.equal(found.contexts[0], rows)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_below_0_the_likeliest_place_is_taken(backend):
+    case = Case(hard=True, T=9)
+    case.uniform[::2] = -1
+    case.mask[1] = -torch.inf  # there is nothing
+    found = case.run(backend)
+    likeliest = found.weights.argmax(-1)
+    likeliest[:, 1] = -1
+    assert torch.equal(found.chosen[::2], likeliest[::2])
+    assert not torch.equal(found.chosen[1::2], likeliest[1::2])
+
+
 def test_no_gradient_flows_through_what_is_drawn():
     """That of the weights comes through the weights alone, that of values to the places drawn."""
     case = Case(hard=True)

@@ -80,12 +80,15 @@ class Memory:
 
         Args:
             weights: (B, S).
-            uniform: (B,), from 0 to 1: the place is the last before which weights add up to no more.
+            uniform: (B,), from 0 to 1: the place is the last before which weights add up to no more; below 0
+                the first of the greatest weight.
         """
-        w = weights.detach()
-        reached = (w.cumsum(-1) - w <= uniform[:, None]) & (w > 0)
+        w, number = weights.detach(), uniform[:, None]
+        reached = (w.cumsum(-1) - w <= number) & (w > 0)
         places = torch.arange(w.shape[-1], device=w.device)
         chosen = torch.where(reached, places, -1).amax(-1)
+        greatest, likeliest = w.max(-1)
+        chosen = torch.where(uniform < 0, likeliest.where(greatest > 0, -1), chosen)
         value = self.values.gather(1, chosen.clamp(min=0)[:, None, None].expand(-1, -1, self.values.shape[2]))
         return value.squeeze(1) * (chosen >= 0)[:, None], chosen
 
@@ -151,7 +154,7 @@ def attend(
         returning: states and outputs wanted at every step; the first output or state if not given.
         last: (B, S), the weights of the step before the first, which location-aware scores see.
         uniform: (T, B), numbers from 0 to 1 by which places are drawn (hard attention), through which no
-            gradient flows; without, the context is a mean (soft attention).
+            gradient flows; below 0 the likeliest is taken. Without, the context is a mean (soft attention).
         nudges: by state, (T, B, H), what is added to it before each step, for whoever asks and for the step;
             kernels take none.
         backend: as in `unrolled.scan.scan`.

@@ -139,12 +139,15 @@ def test_rows_that_are_selected_go_on_as_they_would(way):
 
 
 def test_one_place_is_drawn_inside_the_step():
-    decoder, words, start = made("inside, gated")
+    decoder, words, start = made("inside, gated", hard=True)
     uniform = torch.rand(T, B, dtype=torch.float64)
     found = decoder(words, start, uniform)
     below = found.weights.cumsum(-1)
     expected = (below <= uniform[..., None]).sum(-1)
     assert torch.equal(found.chosen, expected)
+    likeliest = decoder(words, start)  # where nothing is drawn
+    assert torch.equal(likeliest.chosen, likeliest.weights.argmax(-1))
+    torch.testing.assert_close(decoder.step(words[0], start)[0], decoder.logits(likeliest.features[0]))
 
 
 def test_words_and_vectors_of_words_are_read_alike():
@@ -206,6 +209,8 @@ def test_tied_vectors_are_one():
         ({"attention": "inside", "memory": 4, "enters": "x"}, "a context enters plain, gated, fed, not 'x'"),
         ({"attention": "after", "memory": 4, "score": "dot"}, "score 'dot' multiplies queries of 8 with"),
         ({"dropout": 1.0}, "dropout must be from 0 and below 1, got 1.0"),
+        ({"hard": True}, "hard=True is for attention='inside'"),
+        ({"attention": "inside", "memory": 4, "hard": True, "enters": "fed"}, "hard attention enters"),
         ({"layers": 0}, "layers must be a whole number of at least 1, got 0"),
     ],
 )  # fmt: skip
@@ -224,7 +229,7 @@ def test_what_a_decoder_begins_with_is_checked():
         (lambda: without.begin(2, {"h": torch.zeros(1, 2, H)}), "the first state 'c' is missing"),
         (lambda: with_memory.begin(2, values=torch.zeros(3, 3, M)), "there are values for 3 sequences"),
         (lambda: with_memory.begin(2, values=torch.zeros(2, 3, 4)), "the memory has shape (2, 3, 4)"),
-        (lambda: without(word, without.begin(1), torch.zeros(1, 1)), "places are drawn where"),
+        (lambda: without(word, without.begin(1), torch.zeros(1, 1)), "places are drawn by a decoder"),
     ):  # fmt: skip
         with pytest.raises(InputError) as caught:
             call()

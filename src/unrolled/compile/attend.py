@@ -209,18 +209,27 @@ def _mean(e: Job, r: _Row, context: str) -> None:
 
 def _drawn(e: Job, r: _Row, context: str) -> None:
     """The value at the last place whose weight is above 0 and before which weights add up to no more than the
-    row's number; none where there is nothing."""
+    row's number, or for a negative number the first of the greatest weight; none where there is nothing."""
     number = _load_scalar(e, e.at(e.pointer("uniform"), r.number))
 
     def place(s: str, so_far: list[str]) -> list[str]:
-        below, found = so_far
+        below, most, drawn, likeliest = so_far
         weight = _load_scalar(e, e.at(r.weights, s))
         reached = e.emit(f"fcmp ole {e.scalar} {below}, {number}")
         some = e.emit(f"fcmp ogt {e.scalar} {weight}, {e.number(0.0)}")
         here = e.emit(f"and i1 {reached}, {some}")
-        return [_scalar(e, "fadd", below, weight), e.choose(here, s, found, "i64")]
+        more = e.emit(f"fcmp ogt {e.scalar} {weight}, {most}")
+        return [
+            _scalar(e, "fadd", below, weight),
+            e.choose(more, weight, most, e.scalar),
+            e.choose(here, s, drawn, "i64"),
+            e.choose(more, s, likeliest, "i64"),
+        ]
 
-    _, found = e.loop("0", r.S, "1", place, [(e.scalar, e.number(0.0)), ("i64", "-1")])
+    nothing = [(e.scalar, e.number(0.0))] * 2 + [("i64", "-1")] * 2
+    _, _, drawn, likeliest = e.loop("0", r.S, "1", place, nothing)
+    draws = e.emit(f"fcmp oge {e.scalar} {number}, {e.number(0.0)}")
+    found = e.choose(draws, drawn, likeliest, "i64")
     e.do(f"store i64 {found}, ptr {r.chosen}, align 8")
     value = e.at(r.values, e.integer_of("mul", e.larger(found, "0"), r.Z))
     there = e.choose(e.emit(f"icmp sge i64 {found}, 0"), "splat (i1 true)", "zeroinitializer", e.mask)

@@ -82,6 +82,8 @@ class Decoder(nn.Module):
         score: see `unrolled.nn.attention.Attention`.
         width: A, of additive scores.
         enters: how the context enters the step, where attention is inside: "plain", "gated" or "fed".
+        hard: one place is looked at, inside the step: one that is drawn, if `forward` is given numbers, and
+            otherwise the likeliest.
         dropout: of embeddings, between layers and of features, in training.
         tied: the words of input and output have the same vectors, of width E: features are E wide then.
         norm, backend: as of `Recurrent`.
@@ -106,6 +108,7 @@ class Decoder(nn.Module):
         score: str = "additive",
         width: int | None = None,
         enters: str = "plain",
+        hard: bool = False,
         dropout: float = 0.0,
         tied: bool = False,
         norm: str | None = None,
@@ -121,12 +124,14 @@ class Decoder(nn.Module):
             raise InputError(
                 "a memory is looked at with attention='after' or 'inside': give one, or no memory"
             )
-        if attention != "inside" and enters != "plain":
-            raise InputError(f"enters={enters!r} is for attention='inside'")
+        if attention != "inside" and (enters != "plain" or hard):
+            raise InputError(f"{'hard=True' if hard else f'enters={enters!r}'} is for attention='inside'")
+        if hard and enters == "fed":
+            raise InputError("hard attention enters the step itself: take enters='plain' or 'gated'")
         if attention == "after" and score == "location":
             raise InputError("location-aware attention goes step by step: take attention='inside'")
         self.words, self.hidden, self.layers = words, hidden, layers
-        self.place, self.enters, self.tied = attention, enters, tied
+        self.place, self.enters, self.hard, self.tied = attention, enters, hard, tied
         self.embed = nn.Embedding(words, embedding)
         nn.init.normal_(self.embed.weight, std=embedding**-0.5)
         self.drop = nn.Dropout(dropout)
@@ -220,16 +225,18 @@ class Decoder(nn.Module):
 
         Args:
             words: (T, B), or their vectors (T, B, E), such as a picture in place of a word.
-            uniform: (T, B), numbers by which places are drawn, for hard attention; inside the step only.
+            uniform: (T, B), numbers from 0 to 1 by which places are drawn, if attention is hard.
 
         Raises:
             InputError: something does not fit.
         """
         x = self.drop(self.embed(words) if words.ndim == 2 else words)
+        if uniform is not None and not self.hard:
+            raise InputError("places are drawn by a decoder with hard=True")
         if self.first is None:
-            if uniform is not None:
-                raise InputError("places are drawn where attention is inside the step")
             return self._after(x, state)
+        if self.hard and uniform is None:
+            uniform = x.new_full(x.shape[:2], -1.0)
         return self._inside(x, state, uniform)
 
     def _after(self, x: Tensor, state: Spoken) -> Decoded:
