@@ -1,8 +1,12 @@
 """One thread, the same random numbers for every test, and nothing in the caches of whoever runs them."""
 
+import os
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch comes: threads of tests share cores
+
 import torch
 
 from unrolled.compile import loop, plan
@@ -12,8 +16,12 @@ Pieces = Callable[..., None]
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all workers of a run, so that a kernel is compiled by the first that needs it."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNROLLED_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(
+            "UNROLLED_CACHE", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
+        )
         yield
 
 
