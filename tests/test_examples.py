@@ -10,8 +10,10 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = [
     FOLDER / f"{shape}.py"
-    for shape in ("one_to_one", "one_to_many", "many_to_one", "many_to_many_in_step", "encoder_decoder")
-]
+    for shape in (
+        "one_to_one", "one_to_many", "many_to_one", "many_to_many_in_step", "encoder_decoder", "translate",
+    )
+]  # fmt: skip
 
 pytestmark = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 

@@ -34,6 +34,16 @@ def test_sentences_come_back(kind, size):
         assert vocabulary.decode([START, *ids, END, PAD]) == text
 
 
+@pytest.mark.parametrize("kind", ["subwords", "words"])
+def test_every_token_has_its_part_of_the_sentence(kind):
+    vocabulary = Subwords.of(TEXTS, kind)
+    text = "Er  sagte Щука: gro\u0308ße nicht."
+    parts = vocabulary.parts(text)
+    assert len(parts) == len(vocabulary.encode([text])[0])
+    assert "".join(parts) == "Er sagte Щука: größe nicht."
+    assert "Щука" in parts or " Щука" in parts
+
+
 def test_blanks_and_forms_of_letters_are_made_one():
     vocabulary = Subwords.of(TEXTS)
     plain, other = vocabulary.encode(["Die Größe war's", "  Die\tGro\u0308ße  war's\n"])

@@ -18,6 +18,7 @@ WAYS = {
     "without, both ways": {"bidirectional": True},
     "after": {"attention": "after", "score": "general", "bidirectional": True, "encoder_hidden": 5},
     "inside": {"attention": "inside", "bidirectional": True},
+    "lexical": {"attention": "after", "score": "general", "lexical": True},
     "fed": {"attention": "inside", "enters": "fed", "score": "dot"},
 }
 
@@ -127,6 +128,7 @@ def test_dropout_draws_in_training_only():
         ({"bridge": "jump"}, "a bridge is pass or map, not 'jump'"),
         ({"bridge": "pass", "encoder_hidden": 5}, "final states of 5 cannot be passed to a decoder of 8"),
         ({"attention": "after", "score": "dot", "encoder_hidden": 5}, "score 'dot' multiplies queries of 8"),
+        ({"lexical": True}, "lexical=True is of attention"),
         ({"source_words": 0}, "source_words must be a whole number of at least 1"),
     ],
 )

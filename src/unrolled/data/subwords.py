@@ -126,6 +126,11 @@ class Subwords:
         """Each token for a reader: a blank before what begins a word."""
         return [self._shown(number) for number in ids]
 
+    def parts(self, text: str) -> list[str]:
+        """What stands in a sentence for each of its tokens, as it is written there: an unknown word too."""
+        plain: str = self._tokenizer.normalizer.normalize_str(text)
+        return [plain[begin:end] for begin, end in self._tokenizer.encode(plain).offsets]
+
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON has it."""
         return {

@@ -88,6 +88,8 @@ class Seq2Seq(nn.Module):
         dropout: of embeddings, between layers and of features, in training.
         tied: words of the decoder's input and output have the same vectors.
         shared: source and target are of one vocabulary, and words have the same vectors on both sides.
+        lexical: beside the encoder's states the vectors of its words are looked at, so that what a word means
+            need not go through the recurrence (in the manner of Nguyen & Chiang 2018, arXiv:1710.01329).
         norm, backend: as of `Recurrent`.
 
     Shapes: source (S, B), target (T, B), lengths (B,).
@@ -118,6 +120,7 @@ class Seq2Seq(nn.Module):
         dropout: float = 0.0,
         tied: bool = False,
         shared: bool = False,
+        lexical: bool = False,
         norm: str | None = None,
         backend: str = "auto",
     ) -> None:
@@ -128,6 +131,8 @@ class Seq2Seq(nn.Module):
                 f"shared vectors are of one vocabulary, but there are {source_words} words of the source and "
                 f"{target_words} of the target"
             )
+        if lexical and attention is None:
+            raise InputError("lexical=True is of attention: what is looked at has the words' vectors too")
         directions = 1 + bidirectional
         own = encoder_hidden or max(1, hidden // directions)
         self.decoder = Decoder(
@@ -137,7 +142,7 @@ class Seq2Seq(nn.Module):
             hidden,
             layers,
             attention=attention,
-            memory=None if attention is None else directions * own,
+            memory=None if attention is None else directions * own + embedding * lexical,
             score=score,
             width=width,
             enters=enters,
@@ -150,6 +155,7 @@ class Seq2Seq(nn.Module):
         if not shared:
             nn.init.normal_(self.embed.weight, std=embedding**-0.5)
         self.drop = nn.Dropout(dropout)
+        self.lexical = lexical
         self.encoder = Recurrent(
             cell,
             embedding,
@@ -172,10 +178,13 @@ class Seq2Seq(nn.Module):
                 are passed on, and there is nothing to look at.
         """
         S, B = source.shape
-        values, states = self.encoder(self.drop(self.embed(source)), lengths=lengths)
+        x = self.drop(self.embed(source))
+        values, states = self.encoder(x, lengths=lengths)
         first = self.bridge(states)
         if self.decoder.looks is None:
             return self.decoder.begin(B, first)
+        if self.lexical:
+            values = torch.cat([values, x], -1)
         mask = None
         if lengths is not None:
             mask = torch.arange(S, device=source.device) < lengths.to(source.device)[:, None]
