@@ -199,7 +199,27 @@ class Text:
     body: str
 
 
-Item: TypeAlias = Lines | Heat | Bars | Table | Spans | Text | Finding
+@dataclass(frozen=True)
+class Picture:
+    """A picture of pixels on a light ground, which it keeps in the dark scheme.
+
+    Args:
+        png: the file's bytes.
+        told: what is on it, for those who cannot see it.
+    """
+
+    title: str
+    how: str
+    png: bytes
+    told: str
+    wide: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(b"\x89PNG"):
+            raise InputError(f"picture {self.title!r} is no PNG")
+
+
+Item: TypeAlias = Lines | Heat | Bars | Table | Spans | Text | Picture | Finding
 
 
 @dataclass(frozen=True)

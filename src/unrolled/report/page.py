@@ -27,6 +27,7 @@ from unrolled.report.blocks import (
     Heat,
     Lines,
     Mark,
+    Picture,
     Section,
     Series,
     Spans,
@@ -41,7 +42,8 @@ from unrolled.report.markup import escaped, inline, paragraphs
 from unrolled.report.scales import number
 
 __all__ = [
-    "Bars", "Finding", "Heat", "Lines", "Mark", "Section", "Series", "Spans", "Table", "Text", "page",
+    "Bars", "Finding", "Heat", "Lines", "Mark", "Picture", "Section", "Series", "Spans", "Table", "Text",
+    "page",
 ]  # fmt: skip
 
 ICONS: Final = {
@@ -182,10 +184,17 @@ def _text(item: Text) -> str:
     return f'<div class="card wide prose">{title}{paragraphs(item.body)}</div>'
 
 
+def _picture(item: Picture) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(item.png).decode()}"
+    content = f'<img class="picture" alt="{escaped(item.told)}" src="{source}">'
+    return figure(item.title, item.how, content, wide=item.wide)
+
+
 def _alone(item: Finding) -> str:
     return f'<ol class="card wide findings">{_finding(item, {})}</ol>'
 
 
 DRAWN: Final[Mapping[type, Callable[[Any], str]]] = {
-    Lines: lines, Heat: heat, Bars: bars, Table: _table, Spans: spans, Text: _text, Finding: _alone,
+    Lines: lines, Heat: heat, Bars: bars, Table: _table, Spans: spans, Text: _text, Picture: _picture,
+    Finding: _alone,
 }  # fmt: skip
