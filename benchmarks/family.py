@@ -107,7 +107,8 @@ class Family:
         measure: makes them.
         mean: asked of a subject's geometric mean.
         unit: "" where figures are ratios, peer's time / our time, and bars are lower limits; else what they
-            are counted in, and bars are upper limits.
+            are counted in, and bars are upper limits, if not said otherwise.
+        least: whether bars are lower limits although figures have a unit.
         caption: what exactly is measured.
     """
 
@@ -117,14 +118,20 @@ class Family:
     mean: float | None = None
     unit: str = ""
     caption: str = ""
+    least: bool = False
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether bars are lower limits."""
+        return self.least or not self.unit
 
     def verdict(self, figure: float | None, bar: float | None) -> str:
         """ "ok", or on which side of the bar the figure is; nothing where nothing is asked."""
         if figure is None or bar is None:
             return ""
-        if self.unit:
-            return "ok" if figure <= bar else "above"
-        return "ok" if figure >= bar else "below"
+        if self.more_is_better:
+            return "ok" if figure >= bar else "below"
+        return "ok" if figure <= bar else "above"
 
     def means(self, records: Iterable[Record]) -> dict[str, Mean]:
         """The mean of every subject that has points on the grid, in a family that asks for one."""

@@ -129,9 +129,9 @@ def _margin(family: Family, record: Record) -> float:
     """How far the right side of its bar a figure is, as a ratio; what could not be measured is worst."""
     if record.figure is None or not record.bar:
         return 0.0
-    if family.unit:
-        return record.bar / record.figure if record.figure > 0 else math.inf
-    return record.figure / record.bar
+    if family.more_is_better:
+        return record.figure / record.bar
+    return record.bar / record.figure if record.figure > 0 else math.inf
 
 
 def _absent(record: Record) -> str:
@@ -152,7 +152,7 @@ def _milliseconds(side: tuple[float, float] | None) -> str:
 def _asked(family: Family, bar: float | None) -> str:
     if bar is None:
         return ""
-    return f"≤ {bar:g}" if family.unit else f"≥ {bar:g}"
+    return f"≥ {bar:g}" if family.more_is_better else f"≤ {bar:g}"
 
 
 def _table(head: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:

@@ -14,6 +14,7 @@ from benchmarks.figure import draw
 from benchmarks.results import Section
 
 RATIOS = Family("lstm", "LSTM against a peer, training", lambda _: iter(()), mean=1.35, caption="All of it.")
+FLOORS = Family("labels", "Labels", lambda _: iter(()), unit="right", least=True)
 LIMITS = Family("memory", "Memory", lambda _: iter(()), unit="floats", caption="Peak.")
 
 
@@ -30,6 +31,7 @@ def point(figure: float | None, k: int = 0, bar: float | None = 0.95, **more) ->
     [
         (RATIOS, 0.95, 0.95, "ok"), (RATIOS, 0.94, 0.95, "below"), (RATIOS, 0.5, None, ""),
         (RATIOS, None, 0.95, ""), (LIMITS, 8.0, 8.0, "ok"), (LIMITS, 8.1, 8.0, "above"),
+        (FLOORS, 0.9, 0.9, "ok"), (FLOORS, 0.89, 0.9, "below"),
     ],
 )  # fmt: skip
 def test_a_verdict_is_on_the_right_side_of_the_bar(family, figure, bar, verdict):
@@ -57,6 +59,7 @@ def test_rows_show_figure_bar_and_verdict():
     assert cells[4:] == ("0.50", "0.45 to 0.55", "≥ 0.95", "below", "")
     assert table.row(RATIOS, point(None))[6:] == ("≥ 0.95", "mismatch", "d_x differs by 2.0e-02")
     assert table.row(LIMITS, point(9.0, bar=8.0))[6:8] == ("≤ 8", "above")
+    assert table.row(FLOORS, point(0.8, bar=0.9))[6:8] == ("≥ 0.9", "below")
     absent = Record("jax", bar=1.1, note="not installed")
     assert table.row(RATIOS, absent)[6:] == ("≥ 1.1", "missing", "not installed")
 
