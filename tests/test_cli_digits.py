@@ -223,7 +223,7 @@ def test_what_cannot_go_on_is_named(call):
     assert "--steps 2 is less than the 4" in refused(call(*resume, "--steps", 2))
     assert "--name and --runs are for a new run" in refused(call(*resume, "--name", "x"))
     assert "no run at runs/nothing" in refused(call("train", "digits", "--resume", "runs/nothing"))
-    for command in (["sample", "runs/run"], ["flow", "runs/run"], ["train", "char", "--resume", "runs/run"]):
+    for command in (["sample", "runs/run"], ["train", "char", "--resume", "runs/run"]):
         assert "is not a run of a character model" in refused(call(*command))
     config = json.loads(Path("runs/run/config.json").read_text())
     Path("runs/run/config.json").write_text(json.dumps({**config, "task": "char"}))

@@ -22,6 +22,12 @@ from unrolled.cells import CELLS, VARIANTS, find
 from unrolled.cli_digits import train_digits_command
 from unrolled.cli_flow import compare_command, flow_command
 from unrolled.cli_lab import lab_command
+from unrolled.cli_labels import (
+    label_command,
+    train_frames_command,
+    train_sentiment_command,
+    train_tags_command,
+)
 from unrolled.cli_narx import narx_app
 from unrolled.cli_settings import with_settings
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
@@ -52,6 +58,7 @@ app.command("flow")(flow_command)
 app.command("compare")(compare_command)
 app.command("lab")(lab_command)
 app.command("units")(units_command)
+app.command("label")(label_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -248,6 +255,9 @@ train_app.command("char")(
     )
 )
 train_app.command("digits")(train_digits_command)
+train_app.command("sentiment")(train_sentiment_command)
+train_app.command("tags")(train_tags_command)
+train_app.command("frames")(train_frames_command)
 
 
 @app.command("sample")

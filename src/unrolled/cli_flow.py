@@ -17,54 +17,49 @@ from unrolled.flow.monitor import Monitor
 from unrolled.flow.reports import report
 from unrolled.tasks import char_runs
 from unrolled.tasks.char_plan import first_chunk
-from unrolled.tasks.char_time import losses_of, read_bptt
+from unrolled.tasks.char_time import losses_of
+from unrolled.tasks.subjects import subject_of
 from unrolled.train import runs
 from unrolled.train.files import encode_json, write_atomically
-from unrolled.unroll import Truncated
 
 
 def flow_command(
     path: RunArgument,
     text: Annotated[
-        str | None, typer.Argument(help="a text file, or a data set's name [the run's own text]")
+        str | None,
+        typer.Argument(help="of a character model, a text file or a data set's name [the run's own text]"),
     ] = None,
-    steps: Annotated[int, typer.Option(help="steps of a sequence (T)")] = 200,
+    steps: Annotated[int, typer.Option(help="steps of a sequence (T), at most")] = 200,
     batch: Annotated[int, typer.Option(help="sequences side by side (B)")] = 8,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the page [RUN/flow.html]")] = None,
     show: Annotated[bool, typer.Option("--show", help="open the page in a browser")] = False,
 ) -> None:
     """See where the gradient of a trained model dies, at which lag, in which gate, and what to do.
 
-    Prints the verdict and writes one page of figures that opens without a network. Ctrl-C ends the longest
+    RUN is one of a character model, of labels for texts, words or frames, or of digits through depth. Prints
+    the verdict and writes one page of figures that opens without a network. Ctrl-C ends the longest
     measurements and keeps what is done.
     """
     if output is not None and (not output.name or output.is_dir()):
         raise InputError(f"--output {str(output)!r} is no file: give one, such as flow.html")
     run = runs.open_run(path)
-    model, vocabulary, saved = char_runs.open_model(path, warn)
-    label, characters = data.open_text(text or run.config["text"]["from"])
-    chunk = first_chunk(characters.encode(vocabulary), batch, steps)
-    config = run.config["config"]
-    chunk_steps, policy = read_bptt(config["bptt"])
+    subject = subject_of(run, text, steps, batch, warn)
     log = run.path / "flow.jsonl"
     history = [*run.metrics(), *(Monitor.read(log) if log.exists() else ())]
     title = f"Gradient flow of {path.name}"
-    subtitle = (
-        f"{config['cell']} after {saved.step:,} steps, on {batch} sequences of {steps} characters of {label}"
-    )
     with err.status("") as status:
         found = report(
-            model,
-            chunk,
-            losses=losses_of,
+            subject.model,
+            subject.batch,
+            losses=subject.losses,
             history=history,
-            clip=config.get("clip_norm") or None,
-            bptt=policy.k2 if isinstance(policy, Truncated) else chunk_steps,
+            clip=run.config["config"].get("clip_norm") or None,
+            bptt=subject.bptt,
             title=title,
-            subtitle=subtitle,
+            subtitle=subject.says,
             say=lambda what: status.update(what),
         )
-    out.print(f"{title}: {subtitle}\n", markup=False)
+    out.print(f"{title}: {subject.says}\n", markup=False)
     out.print(found.diagnosis.summary(), markup=False)
     for each in found.untold:
         warn(each)

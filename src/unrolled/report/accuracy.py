@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
+
 from unrolled.report.terminal import SMOOTHING, TerminalObserver
 
 
 class AccuracyObserver(TerminalObserver):
-    """As for a character model, with accuracies; the baselines are some too."""
+    """As for a character model, with accuracies; the baselines are some too.
+
+    Args:
+        unit: what is labelled, as records of steps count it.
+    """
+
+    def __init__(self, console: Console, baselines: Mapping[str, float], unit: str = "pictures") -> None:
+        super().__init__(console, baselines)
+        self._unit = unit
 
     def stepped(self, record: Mapping[str, Any]) -> None:
-        rate = record["pictures"] / record["seconds"]
-        for name, value in {**record, "rate_of_pictures": rate}.items():
+        rate = record[self._unit] / record["seconds"]
+        for name, value in {**record, "rate_of_units": rate}.items():
             self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
         self._progress.update(self._bar, completed=record["step"], numbers=self._numbers())
 
@@ -22,18 +32,21 @@ class AccuracyObserver(TerminalObserver):
         beaten = [name for name, value in self._baselines.items() if found > value]
         better = f" (better than {beaten[-1]})" if beaten else ""
         training = f"   {self._numbers()}" if self._smooth else ""
+        f1 = f", F1 {record['test_f1']:.3f}" if "test_f1" in record else ""
         self._console.print(
             f"step {record['step']:>6}   test accuracy [bold]{found:.1%}[/bold], "
-            f"95% from {low:.1%} to {high:.1%}{better}{training}",
+            f"95% from {low:.1%} to {high:.1%}{f1}{better}{training}",
             highlight=False,
         )
 
     def shown(self, step: int, title: str, text: str) -> None:
-        self._console.print(f"{title}: {text}", markup=False, highlight=False)
+        lines = text.splitlines()
+        told = f" {text}" if len(lines) < 2 else "".join(f"\n    {line}" for line in lines)
+        self._console.print(f"{title}:{told}", markup=False, highlight=False)
 
     def _numbers(self) -> str:
         s = self._smooth
         return (
             f"loss {s['loss']:.3f}  training accuracy {s['accuracy']:.1%}  "
-            f"{s['rate_of_pictures']:,.0f} pictures/s"
+            f"{s['rate_of_units']:,.0f} {self._unit}/s"
         )

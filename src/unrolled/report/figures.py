@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
@@ -89,30 +90,9 @@ def accuracy_figure(
             `low` and `high` measurements, and those with `gradient_by_layer` the norms of all layers.
         baselines: accuracies by name.
     """
-    training = [(r["step"], r["accuracy"]) for r in metrics if "accuracy" in r]
-    tested = [(r["step"], r["test_accuracy"], r["low"], r["high"]) for r in metrics if "test_accuracy" in r]
     figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    last = max((row[0] for row in training + tested), default=0) or 1
-    if training:
-        left.plot(*zip(*_smoothed(training), strict=True), color="#1f5fa8", label="training (smoothed)")
-    if tested:
-        steps, shares, lows, highs = zip(*tested, strict=True)
-        left.fill_between(steps, lows, highs, color="#c8501e", alpha=0.18, linewidth=0)
-        left.plot(steps, shares, "o-", color="#c8501e", markersize=4, label="test, with 95% confidence")
-    for name, value in baselines.items():
-        left.axhline(value, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
-        left.annotate(
-            f"{name} {value:.1%}", (last, value), ha="right", va="top" if value > 0.5 else "bottom",
-            xytext=(0, -3 if value > 0.5 else 2), textcoords="offset points", fontsize=8, color="#555555",
-        )  # fmt: skip
-    left.set_ylim(0, 1.02)
-    left.set_xlim(0, last)
-    left.yaxis.set_major_formatter(PercentFormatter(1.0))
-    left.set_xlabel("gradient steps")
-    left.set_ylabel("accuracy")
-    if training or tested:
-        left.legend(frameon=False, loc="center right", fontsize=9)
+    accuracy_axes(left, metrics, baselines)
     looks = [r for r in metrics if "gradient_by_layer" in r]
     for record, colour in zip(looks[:1] + looks[1:][-1:], ("#9db8d9", "#1f5fa8"), strict=False):
         norms = record["gradient_by_layer"]
@@ -128,10 +108,40 @@ def accuracy_figure(
     right.set_ylabel("norm of the gradient of its parameters")
     if looks:
         right.legend(frameon=False, fontsize=9)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    right.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return png(figure)
+
+
+def accuracy_axes(axes: Axes, metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> None:
+    """Accuracy over training steps, that on what is held out with its 95% interval, and the baselines.
+
+    Args:
+        metrics, baselines: see `accuracy_figure`.
+    """
+    training = [(r["step"], r["accuracy"]) for r in metrics if "accuracy" in r]
+    tested = [(r["step"], r["test_accuracy"], r["low"], r["high"]) for r in metrics if "test_accuracy" in r]
+    last = max((row[0] for row in training + tested), default=0) or 1
+    if training:
+        axes.plot(*zip(*_smoothed(training), strict=True), color="#1f5fa8", label="training (smoothed)")
+    if tested:
+        steps, shares, lows, highs = zip(*tested, strict=True)
+        axes.fill_between(steps, lows, highs, color="#c8501e", alpha=0.18, linewidth=0)
+        axes.plot(steps, shares, "o-", color="#c8501e", markersize=4, label="test, with 95% confidence")
+    for name, value in baselines.items():
+        axes.axhline(value, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"{name} {value:.1%}", (last, value), ha="right", va="top" if value > 0.5 else "bottom",
+            xytext=(0, -3 if value > 0.5 else 2), textcoords="offset points", fontsize=8, color="#555555",
+        )  # fmt: skip
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(0, last)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("gradient steps")
+    axes.set_ylabel("accuracy")
+    if training or tested:
+        axes.legend(frameon=False, loc="center right", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def png(figure: Figure) -> bytes:

@@ -24,14 +24,13 @@ from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.data import EncodedText, Streams, Text, Vocabulary, baselines, held_out, split
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
-from unrolled.graph import Graph
 from unrolled.nn import Recurrent
 from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
 from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_step import CharStep
 from unrolled.tasks.char_time import Reaching, in_budget, step_of
-from unrolled.tasks.sessions import trainer_of
+from unrolled.tasks.sessions import cell_from_json, cell_to_json, trainer_of
 from unrolled.tasks.settings import as_settings, pattern_of
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON
@@ -239,11 +238,7 @@ class CharTask:
             "config": asdict(self.config),
             "text": self.source,
             "vocabulary": self.vocabulary.symbols,
-            "cell": {
-                "name": self.cell.name,
-                "graph": self.cell.graph.to_json(),
-                "square": self.cell.square.to_json(),
-            },
+            "cell": cell_to_json(self.cell),
         }
 
 
@@ -337,9 +332,8 @@ def _read_facts(saved: Checkpoint) -> tuple[Cell, Vocabulary, CharConfig]:
         facts = saved.facts
         if facts["task"] != "char":
             raise CheckpointError(f"{saved.path} holds a {facts['task']} model, not a character model")
-        cell = facts["cell"]
         return (
-            Cell(cell["name"], Graph.from_json(cell["graph"]), Graph.from_json(cell["square"])),
+            cell_from_json(facts["cell"]),
             Vocabulary(facts["vocabulary"]),
             CharConfig(**as_settings({**FORMERLY, **facts["config"]})),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,13 +116,23 @@ def resume(path: Path, changes: Mapping[str, Any], files: Files, warn: Callable[
         UnrolledError: no such run, no usable checkpoint, other pictures, or a setting that cannot change.
     """
 
-    def again(recorded: dict[str, Any], settings: dict[str, Any]) -> DigitsTask:
-        there = files if files.images else Files(**{n: Path(at) for n, at in recorded["files"].items()})
-        try:
-            return make(there, DigitsConfig(**settings))
-        except DataError as error:
-            raise DataError(
-                f"{error} If the files have moved, say where with --images and --labels."
-            ) from None
+    made = partial(again, files)
+    return Session(**vars(sessions.go_on(KIND, path, changes, warn, made, Accuracy)))
 
-    return Session(**vars(sessions.go_on(KIND, path, changes, warn, again, Accuracy)))
+
+def again(files: Files, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> DigitsTask:
+    """The task of a run.
+
+    Args:
+        files: where the pictures are now, if they have moved.
+        recorded: what its config.json has of them.
+        settings: its own.
+
+    Raises:
+        DataError: they are not where they were.
+    """
+    there = files if files.images else Files(**{n: Path(at) for n, at in recorded["files"].items()})
+    try:
+        return make(there, DigitsConfig(**settings))
+    except DataError as error:
+        raise DataError(f"{error} If the files have moved, say where with --images and --labels.") from None

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import unrolled
+from unrolled.cell import Cell
 from unrolled.errors import CheckpointError, InputError, UnrolledError
+from unrolled.graph import Graph
 from unrolled.nn import decay_groups
 from unrolled.tasks.settings import CHANGEABLE, as_settings, option_of
 from unrolled.train import checkpoint, runs
@@ -247,3 +249,17 @@ def newest(kind: Kind, run: Run, warn: Callable[[str], None]) -> Checkpoint:
 
 def _plain(value: Any) -> JSON:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def cell_to_json(cell: Cell) -> JSON:
+    """A cell with its equations, for the facts of a checkpoint: no code is needed to have it again."""
+    return {"name": cell.name, "graph": cell.graph.to_json(), "square": cell.square.to_json()}
+
+
+def cell_from_json(value: Any) -> Cell:
+    """The same cell again.
+
+    Raises:
+        CellError, KeyError, TypeError: it is none.
+    """
+    return Cell(value["name"], Graph.from_json(value["graph"]), Graph.from_json(value["square"]))
