@@ -14,7 +14,7 @@ LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "attend", "unroll",
     "nn", "convert", "flow", "train", "export", "tasks", "lab",
     "cli_settings", "cli_time", "cli_training",
-    "cli_digits", "cli_labels", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
+    "cli_digits", "cli_labels", "cli_translate", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -51,11 +51,12 @@ EXTRA = {
     "train": {"options"},
     "export": {"leaves", VERSION},
     "lab": {"data", "report"},
-    "tasks": {"data", "measures", "options", VERSION},
+    "tasks": {"data", "folders", "measures", "options", VERSION},
     "cli_settings": {"report"},
     "cli_time": {"data", "report"},
     "cli_digits": {"report"},
     "cli_labels": {"data", "report"},
+    "cli_translate": {"data", "report"},
     "cli_narx": {"data", "report"},
     "cli_units": {"data", "report"},
     "cli_flow": {"data"},

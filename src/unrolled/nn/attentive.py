@@ -134,7 +134,7 @@ class Attentive(nn.Module):
             dtype = next(self.parameters()).dtype
             states = None if state is None else {name: value.to(dtype) for name, value in state.items()}
             with torch.autocast(x.device.type, enabled=False):
-                return self(x.to(dtype), memory.to(dtype), states, last=last, uniform=uniform)
+                return self.forward(x.to(dtype), memory.to(dtype), states, last=last, uniform=uniform)
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise InputError(f"x has shape {tuple(x.shape)}, expected (T, B, {self.input_size})")
         start = self.initial_state(x.shape[1]) if state is None else state
