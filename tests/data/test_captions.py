@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 from drawn import BLUE, RED, cut, draw
-from keeping import fetched, keep
 from PIL import Image
 
+from keeping import fetched, keep
 from unrolled.data.archives import bundle
 from unrolled.data.captions import CaptionedImage, named_captions, read_coco
 from unrolled.data.extract.files import bundled, single

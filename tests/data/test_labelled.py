@@ -2,8 +2,8 @@ import re
 from collections import Counter
 
 import pytest
-from keeping import fetched, keep
 
+from keeping import fetched, keep
 from unrolled.data.extract.reviews import reviews
 from unrolled.data.labelled import LabelledText, named_texts, read_texts, split_texts
 from unrolled.errors import DataError

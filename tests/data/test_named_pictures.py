@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from idx_files import as_idx
-from keeping import USERS, fetched, keep
 
+from keeping import USERS, fetched, keep
 from unrolled.data.archives import bundle
 from unrolled.data.extract.digits import digits
 from unrolled.data.library import kept

@@ -1,8 +1,8 @@
 import re
 
 import pytest
-from keeping import fetched, keep
 
+from keeping import fetched, keep
 from unrolled.data.extract import dictionary
 from unrolled.data.library import kept
 from unrolled.data.pairs import Pair, named_pairs, read_pairs, split_pairs

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 import torch
 from drawn import BLUE, RED, cut, draw
-from keeping import fetched, keep
 from PIL import Image
 
+from keeping import fetched, keep
 from unrolled.data.archives import bundle
 from unrolled.data.questions import Question, named_questions, read_vqa
 from unrolled.errors import DataError

@@ -2,8 +2,8 @@ import re
 from collections import Counter
 
 import pytest
-from keeping import fetched, keep
 
+from keeping import fetched, keep
 from unrolled.data.extract.corpus import sentences
 from unrolled.data.tagged import CLASSES, TaggedSentence, coarse, named_tagged, read_tagged, split_tagged
 from unrolled.errors import DataError
