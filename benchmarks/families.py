@@ -19,6 +19,7 @@ from benchmarks import (
     sgemm,
     start,
     stream,
+    translation,
     zoo,
 )
 from benchmarks.family import Family
@@ -27,7 +28,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for module in (
         layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, budgets, long_memory,
-        flow, deep, digits, attention, start,
+        flow, deep, digits, attention, translation, start,
     )
     for family in module.FAMILIES
 }  # fmt: skip

@@ -41,6 +41,8 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (5.4, ((1, ("deep",)),)),
     (2.3, ((1, ("digits",)),)),
     (2.2, ((1, ("attention",)),)),
+    (1.9, ((1.2, ("translation",)), (1, ("symbols",)))),
+    (1.5, ((1, ("translation-speed",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""
 

@@ -26,12 +26,14 @@ from unrolled.cli_labels import (
     label_command,
     train_frames_command,
     train_sentiment_command,
+    train_series_command,
     train_tags_command,
 )
 from unrolled.cli_narx import narx_app
 from unrolled.cli_settings import with_settings
 from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_command, warn
 from unrolled.cli_training import MONITOR, RESUME, Common, carry_out, parameters_of, say_dry_run
+from unrolled.cli_translate import lengths_command, train_translate_command, translate_command
 from unrolled.cli_units import units_command
 from unrolled.errors import UnrolledError
 from unrolled.export import export_onnx
@@ -59,6 +61,8 @@ app.command("compare")(compare_command)
 app.command("lab")(lab_command)
 app.command("units")(units_command)
 app.command("label")(label_command)
+app.command("translate")(translate_command)
+app.command("lengths")(lengths_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -258,6 +262,8 @@ train_app.command("digits")(train_digits_command)
 train_app.command("sentiment")(train_sentiment_command)
 train_app.command("tags")(train_tags_command)
 train_app.command("frames")(train_frames_command)
+train_app.command("translate")(train_translate_command)
+train_app.command("series")(train_series_command)
 
 
 @app.command("sample")

@@ -16,11 +16,12 @@ from unrolled.data import open_text
 from unrolled.errors import CheckpointError, InputError, check_sizes
 from unrolled.flow.trace import Losses
 from unrolled.nn.deep import Deep
-from unrolled.tasks import char_runs, digits_runs, labels_runs, sessions
+from unrolled.tasks import char_runs, digits_runs, labels_runs, sessions, translate_runs
 from unrolled.tasks.char_plan import first_chunk
 from unrolled.tasks.char_time import losses_of, read_bptt
 from unrolled.tasks.labels_model import losses_of as label_losses
 from unrolled.tasks.settings import as_settings
+from unrolled.tasks.translate import losses_of as translation_losses
 from unrolled.train.loop import restore_model
 from unrolled.train.runs import Run
 from unrolled.unroll import Truncated
@@ -113,7 +114,7 @@ def _labels(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -> S
     opened = labels_runs.open_model(run.path, warn)
     data = labels_runs.open_data(run.config["data"]["from"], opened.config)
     found = data.test.few(batch, steps)
-    what = "frames" if data.unit == "frames" else "words"
+    what = {"frames": "frames", "series": "numbers"}.get(data.unit, "words")
     return Subject(
         opened.model,
         found,
@@ -123,9 +124,23 @@ def _labels(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -> S
     )
 
 
+def _translate(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -> Subject:
+    opened = translate_runs.open_model(run.path, warn)
+    found = translate_runs.some_held_out(opened, batch).part(batch, steps)
+    S, B = found.source.shape
+    return Subject(
+        opened.model,
+        found,
+        translation_losses,
+        f"{opened.config.cell} after {opened.saved.step:,} steps, on {B} held-out sentences of {S} tokens of "
+        f"{run.config['data']['label']}",
+    )
+
+
 SUBJECTS: Final[dict[str, Callable[[Run, str | None, int, int, Warn], Subject]]] = {
     "char": _char,
     "digits": _digits,
     **dict.fromkeys(labels_runs.KINDS, _labels),
+    translate_runs.KIND.name: _translate,
 }
 """By the name of the task."""
