@@ -16,9 +16,9 @@ from unrolled.data.text import read_lines
 from unrolled.errors import InputError
 from unrolled.report.accuracy import AccuracyObserver
 from unrolled.tasks import labels_runs
-from unrolled.tasks.labels_config import FramesConfig, SentimentConfig, TagsConfig
+from unrolled.tasks.labels_config import FramesConfig, SentimentConfig, SeriesConfig, TagsConfig
 from unrolled.tasks.labels_data import read_pixels
-from unrolled.tasks.labels_given import label_frames, label_lines
+from unrolled.tasks.labels_given import label_frames, label_lines, label_numbers
 
 USUAL: Final = {"sentiment": "movie-reviews", "tags": "brown"}
 """Data sets that examples name."""
@@ -69,6 +69,17 @@ def train_frames(
     return _train("frames", files, settings)
 
 
+def train_series(data: Path | None, test: Path | None, **settings: Any) -> int:
+    """Train a model that gives a series of numbers one label, or go on with a run.
+
+    DATA has a label and the numbers of a series on each line, with tabs or commas in between. Beside the
+    accuracy on held-out series stand those of the commonest label and of the nearest series to train on.
+    """
+    if data is None and settings["resume"] is None:
+        raise InputError("give a file with a label and the numbers of a series on each line")
+    return _train("series", {"data": data, "test": test}, settings)
+
+
 def _train(kind: str, files: dict[str, Any], settings: dict[str, Any]) -> int:
     origin = {key: str(value) for key, value in files.items() if value is not None}
     common = Common.taken_from(settings)
@@ -117,7 +128,8 @@ def _train(kind: str, files: dict[str, Any], settings: dict[str, Any]) -> int:
 def label_command(
     path: RunArgument,
     file: Annotated[
-        Path | None, typer.Argument(help="lines of text, or an IDX file of frames [standard input]")
+        Path | None,
+        typer.Argument(help="lines of text or of numbers, or an IDX file of frames [standard input]"),
     ] = None,
     words: Annotated[
         bool, typer.Option("--words", help="blanks already separate the words of a line, and signs")
@@ -126,17 +138,19 @@ def label_command(
     """Label lines of text, the words of lines, or the frames of picture sequences, with a trained model.
 
     Of a text: label, probability and text. Of words: word, tag and probability on a line each, and an empty
-    line behind a sentence. Of frames: sequence, frame, label and probability. Tabs are in between.
+    line behind a sentence. Of frames: sequence, frame, label and probability. Of a line of numbers: label,
+    probability and how many there are. Tabs are in between.
     """
     opened = labels_runs.open_model(path, warn)
+    if words and opened.kind not in ("sentiment", "tags"):
+        raise InputError(f"--words is for texts, and this run labels {opened.kind}: leave it out")
     if opened.kind == "frames":
         if file is None:
             raise InputError(f"{path} labels frames: give an IDX file of sequences, bytes (N, T, H, W)")
-        if words:
-            raise InputError("--words is for texts, and this run labels frames: leave it out")
         lines = label_frames(opened, read_pixels(file))
     else:
-        lines = label_lines(opened, read_lines(file) if file else _standard_input(), words)
+        given = read_lines(file) if file else _standard_input()
+        lines = label_numbers(opened, given) if opened.kind == "series" else label_lines(opened, given, words)
     for line in lines:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -173,6 +187,16 @@ train_frames_command = with_settings(
         "labels": _file("an IDX file of their labels"),
         "sequences": _file("an IDX file of picture sequences of your own, bytes (N, T, H, W)"),
         "sequence_labels": _file("an IDX file of the labels of their frames (N, T)"),
+        **RESUME,
+        **MONITOR,
+    },
+)
+train_series_command = with_settings(
+    train_series,
+    SeriesConfig,
+    {
+        "data": (Annotated[Path | None, typer.Argument(help="lines of a label and numbers")], None),
+        "test": _file("a file of series to test on, in place of a share of the others"),
         **RESUME,
         **MONITOR,
     },

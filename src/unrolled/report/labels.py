@@ -50,7 +50,12 @@ def _confusion(axes: Axes, counts: Sequence[Sequence[int]] | None, classes: Sequ
     shares, names = (table / of)[np.ix_(kept, kept)], [classes[k] for k in kept]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     small = 7 if len(names) > NUMBERED else 8
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=small)
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        rotation=90 if len(names) > 4 and max(map(len, names)) > 3 else 0,
+        fontsize=small,
+    )
     axes.set_yticks(range(len(names)), names, fontsize=small)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

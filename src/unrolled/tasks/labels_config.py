@@ -7,7 +7,16 @@ from typing import Annotated, Final
 
 from unrolled.errors import InputError
 from unrolled.nn.pooling import POOLINGS
-from unrolled.tasks.settings import TrainingConfig, from_zero, one_of, pattern_of, seeds, shares, sizes
+from unrolled.tasks.settings import (
+    TrainingConfig,
+    finite,
+    from_zero,
+    one_of,
+    pattern_of,
+    seeds,
+    shares,
+    sizes,
+)
 
 LONGEST: Final = 8
 """Letters of an ending, at most."""
@@ -121,7 +130,26 @@ class FramesConfig(LabelsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes(self, "channels", "frames", *(("canvas",) if self.canvas is not None else ()))
-        from_zero(self, "noise")
+        finite(self, "noise")
         for name in ("change", "hide", "reappear"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name} is a probability from 0 to 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SeriesConfig(LabelsConfig):
+    """One label for a series of numbers."""
+
+    pooling: Annotated[str, f"from all steps to one vector: {', '.join(POOLINGS)}"] = "mean"
+    hidden: Annotated[int, "units in each layer and direction (H)"] = 50
+    dropout: Annotated[float, "probability of dropping a value that a layer or the head reads"] = 0.0
+    holdout: Annotated[float, "share that is kept for testing, where no others are given for it"] = 0.2
+    batch: Annotated[int, "series in each step (B)"] = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "pooling", POOLINGS)
+
+    @property
+    def pooled(self) -> str:
+        return self.pooling

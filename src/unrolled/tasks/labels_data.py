@@ -18,7 +18,7 @@ from unrolled.data.splits import hold_out
 from unrolled.data.tagged import TaggedSentence, split_tagged
 from unrolled.errors import DataError
 from unrolled.tasks.labels_config import FramesConfig, SentimentConfig, TagsConfig, WordsConfig
-from unrolled.tasks.labels_examples import NOTHING, Batch, Examples, Stored
+from unrolled.tasks.labels_examples import NOTHING, Batch, Examples, Stored, checksum
 from unrolled.tasks.labels_frames import MovingDigits
 from unrolled.tasks.labels_model import FrameReader
 from unrolled.tasks.labels_scores import MostFrequentTag, NaiveBayes, Scores, commonest, scores
@@ -52,7 +52,7 @@ class LabelData(Protocol):
         classes: the names of labels.
         train, test: to train on and to test on.
         reads: how a model reads it, as JSON; see `unrolled.tasks.labels_model.reader_of`.
-        unit: what has a label: "texts", "words" or "frames".
+        unit: what has a label: "texts", "words", "frames" or "series".
     """
 
     source: dict[str, JSON]
@@ -123,8 +123,8 @@ class Texts:
             "label": name,
             "texts": len(train),
             "held_out": len(self.held_out),
-            "sha256": self.train.sha256,
-            "test_sha256": self.test.sha256,
+            "sha256": checksum(f"{each.label}\t{each.text}" for each in train),
+            "test_sha256": checksum(f"{each.label}\t{each.text}" for each in self.held_out),
         }
 
     def baselines(self) -> dict[str, Scores]:
@@ -170,8 +170,8 @@ class Sentences:
             "words": len(self.train.steps),
             "held_out_words": len(self.test.steps),
             "unknown": sum(self.lexicon.unknown(each.words) for each in self.held_out) / len(self.test.steps),
-            "sha256": self.train.sha256,
-            "test_sha256": self.test.sha256,
+            "sha256": _checksum(train),
+            "test_sha256": _checksum(self.held_out),
         }
 
     def baselines(self) -> dict[str, Scores]:
@@ -365,6 +365,10 @@ def labels_in(batches: Sequence[Batch], label: Labels | None = None) -> tuple[li
 
 def _lexicon(sentences: Sequence[Sequence[str]], config: WordsConfig) -> Lexicon:
     return Lexicon.of(sentences, config.lowercase, config.least, config.endings)
+
+
+def _checksum(sentences: Sequence[TaggedSentence]) -> str:
+    return checksum("\n".join((*each.words, *each.tags)) for each in sentences)
 
 
 def _short(text: str, most: int = 100) -> str:

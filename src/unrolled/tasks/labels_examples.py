@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -43,7 +43,7 @@ class Examples(Protocol):
 
     @property
     def sha256(self) -> str:
-        """The same for the same sequences and labels in the same order."""
+        """The same for the same numbers and labels in the same order."""
 
     def batch(self, step: int) -> Batch:
         """What is read after `step` steps are done."""
@@ -115,3 +115,11 @@ class Stored:
         if not self.in_step:
             return Batch(x, lengths, self.labels[places])
         return Batch(x, lengths, self.labels[index].masked_fill(~there, NOTHING))
+
+
+def checksum(lines: Iterable[str]) -> str:
+    """The same for the same lines in the same order."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from unrolled.errors import InputError
 from unrolled.tasks.labels import probabilities
 from unrolled.tasks.labels_examples import Batch
 from unrolled.tasks.labels_runs import Opened
+from unrolled.tasks.labels_series import numbers_in
 from unrolled.tasks.labels_words import Lexicon, words_of
 
 FRAMES: Final = 64
@@ -50,6 +52,25 @@ def label_words(opened: Opened, lexicon: Lexicon, words: list[str]) -> Tensor:
     x = lexicon.encode(words).unsqueeze(1)
     found = probabilities(opened.model, Batch(x, torch.tensor([len(words)]), torch.zeros(1)))
     return found.squeeze(-2)
+
+
+def label_numbers(opened: Opened, lines: Iterable[str]) -> Iterator[str]:
+    """What `unrolled label` writes for each line of numbers: label, probability, and how many there are. A
+    line without numbers gives an empty line.
+
+    Raises:
+        DataError: a line has something else.
+    """
+    dtype = getattr(torch, opened.config.dtype)
+    for place, line in enumerate(lines, 1):
+        values = numbers_in([cell for cell in re.split(r"[\s,]+", line) if cell], f"line {place:,}")
+        if not values:
+            yield ""
+            continue
+        x = torch.tensor(values, dtype=dtype).view(-1, 1, 1)
+        row = probabilities(opened.model, Batch(x, torch.tensor([len(x)]), torch.zeros(1)))[0]
+        best = int(row.argmax())
+        yield f"{opened.classes[best]}\t{row[best]:.3f}\t{len(x)}"
 
 
 def label_frames(opened: Opened, frames: Tensor) -> Iterator[str]:

@@ -18,7 +18,7 @@ from unrolled.cell import Cell
 from unrolled.errors import DataError
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import Recurrent
-from unrolled.tasks.labels_config import FramesConfig, LabelsConfig, WordsConfig
+from unrolled.tasks.labels_config import FramesConfig, LabelsConfig, SeriesConfig, WordsConfig
 from unrolled.tasks.labels_examples import Batch
 from unrolled.tasks.labels_words import UNKNOWN, Lexicon
 
@@ -87,6 +87,23 @@ class FrameReader(nn.Module):
         return found.amax((-2, -1)).view(T, B, -1)
 
 
+class SeriesReader(nn.Module):
+    """Numbers with mean 0 and variance 1, by those to train on.
+
+    Shapes: numbers (T, B, 1), and what is made of them.
+    """
+
+    def __init__(self, mean: float, spread: float) -> None:
+        super().__init__()
+        self.mean, self.spread, self.output_size = mean, spread, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.spread
+
+
+Reader = WordReader | FrameReader | SeriesReader
+
+
 class Labeller(nn.Module):
     """Scores of labels for sequences, or for each of their steps.
 
@@ -100,7 +117,7 @@ class Labeller(nn.Module):
 
     def __init__(
         self,
-        reader: WordReader | FrameReader,
+        reader: Reader,
         cell: Cell | str,
         classes: int,
         config: LabelsConfig,
@@ -129,7 +146,9 @@ class Labeller(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        vectors = F.dropout(self.reader(x), self.dropout, self.training)
+        vectors = self.reader(x)
+        if not isinstance(self.reader, SeriesReader):  # whose only number would be gone
+            vectors = F.dropout(vectors, self.dropout, self.training)
         y, _ = self.layer(vectors, lengths=lengths)
         if self.pooling is not None:
             y = self.pooling(y, lengths)
@@ -143,8 +162,9 @@ def losses_of(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(scores.movedim(-1, 1), batch.labels, reduction="none")
 
 
-def reader_of(reads: Mapping[str, Any], config: LabelsConfig) -> WordReader | FrameReader:
-    """The reader of a model, for what its data say of how they are read: a lexicon, or the size of a frame.
+def reader_of(reads: Mapping[str, Any], config: LabelsConfig) -> Reader:
+    """The reader of a model, for what its data say of how they are read: a lexicon, the size of a
+    frame, or the mean and the spread of numbers.
 
     Raises:
         DataError: they say something else.
@@ -155,4 +175,6 @@ def reader_of(reads: Mapping[str, Any], config: LabelsConfig) -> WordReader | Fr
             return WordReader(Lexicon.from_json(lexicon).sizes, config.embedding, config.word_dropout, dtype)
         case {"size": [int(), int()]}, FramesConfig():
             return FrameReader(config.channels, dtype)
-    raise DataError(f"nothing reads {', '.join(reads)}: words have a lexicon, frames a size.")
+        case {"mean": float(mean), "spread": float(spread)}, SeriesConfig():
+            return SeriesReader(mean, spread)
+    raise DataError(f"nothing reads {', '.join(reads)}: words have a lexicon, frames a size, numbers a mean.")

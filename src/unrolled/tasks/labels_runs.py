@@ -16,10 +16,11 @@ from unrolled.flow.monitor import Monitor
 from unrolled.tasks import sessions
 from unrolled.tasks.digits_runs import Files
 from unrolled.tasks.labels import LabelTask
-from unrolled.tasks.labels_config import FramesConfig, LabelsConfig, SentimentConfig, TagsConfig
+from unrolled.tasks.labels_config import FramesConfig, LabelsConfig, SentimentConfig, SeriesConfig, TagsConfig
 from unrolled.tasks.labels_data import Frames, LabelData, Sentences, Texts
 from unrolled.tasks.labels_model import Labeller, losses_of, reader_of
 from unrolled.tasks.labels_scores import Scores
+from unrolled.tasks.labels_series import LabelledSeries, read_table
 from unrolled.tasks.sessions import Kind, cell_from_json, run_name
 from unrolled.tasks.settings import as_settings
 from unrolled.train import runs
@@ -36,12 +37,14 @@ KINDS: Final = {
     "sentiment": _kind("sentiment", "a model that labels texts"),
     "tags": _kind("tags", "a model that tags words"),
     "frames": _kind("frames", "a model that labels frames"),
+    "series": _kind("series", "a model that labels series"),
 }
 
 CONFIGS: Final[dict[str, type[LabelsConfig]]] = {
     "sentiment": SentimentConfig,
     "tags": TagsConfig,
     "frames": FramesConfig,
+    "series": SeriesConfig,
 }
 
 Origin = Mapping[str, str]
@@ -105,6 +108,10 @@ def open_data(origin: Origin, config: LabelsConfig) -> LabelData:
             if "sequences" in paths:
                 return Frames.stored(paths["sequences"], paths["sequence_labels"], config)
             return Frames.moving(Files(**paths).read()[0], config)
+        case SeriesConfig():
+            path = Path(origin["data"])
+            test = read_table(Path(origin["test"])) if "test" in origin else None
+            return LabelledSeries(path.name, read_table(path), config, test)
     raise InputError(f"nothing is labelled by {type(config).__name__}")
 
 
