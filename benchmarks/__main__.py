@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="families:\n" + "\n".join(f"  {n:<16}{family.title}" for n, family in FAMILIES.items()),
+        epilog="families:\n" + "\n".join(f"  {n:<20}{family.title}" for n, family in FAMILIES.items()),
     )
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="what to measure [everything]")
     parser.add_argument("--rounds", type=int, help="timed turns of each case, at least [10; with --quick 3]")

@@ -13,6 +13,15 @@ Z: Final = 1.959964
 """Standard deviations on either side of a mean that hold 95% of a normal distribution."""
 
 
+def wilson(p: float, n: float) -> tuple[float, float]:
+    """The 95% confidence interval of a share p of n (Wilson 1927), which holds near 0 and 1 too.
+
+    (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)
+    """
+    middle, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return max(0.0, (middle - half) / (1 + Z**2 / n)), min(1.0, (middle + half) / (1 + Z**2 / n))
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """So many right of so many."""
@@ -26,13 +35,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% confidence interval (Wilson 1927), which holds near 0 and 1 too.
-
-        (p + z²/2n ± z √(p (1 − p)/n + z²/4n²)) / (1 + z²/n)
-        """
-        p, n = self.share, self.count
-        middle, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-        return max(0.0, (middle - half) / (1 + Z**2 / n)), min(1.0, (middle + half) / (1 + Z**2 / n))
+        """The 95% confidence interval, see `wilson`."""
+        return wilson(self.share, self.count)
 
     def __str__(self) -> str:
         low, high = self.interval
