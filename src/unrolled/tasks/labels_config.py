@@ -106,7 +106,7 @@ class TagsConfig(WordsConfig):
         int, "also look up a word's last letters, up to so many, and whether it has capitals or digits"
     ] = 3
     dropout: Annotated[float, "probability of dropping a value that a layer or the head reads"] = 0.2
-    steps: Annotated[int, "gradient steps to make"] = 3000
+    steps: Annotated[int, "gradient steps to make"] = 2000
     batch: Annotated[int, "sentences in each step (B)"] = 32
 
 
