@@ -126,13 +126,14 @@ def measure_symbols(settings: Settings) -> Iterator[Record]:
 
 
 class Ours:
-    """Some steps of training with our network."""
+    """Some steps of training with our network, of batches that are put together already."""
 
-    def __init__(self, task: TranslateTask, steps: range) -> None:
-        self.trainer, self.steps = task.trainer(), steps
+    def __init__(self, task: TranslateTask, batches: Sequence[Batch]) -> None:
+        self.trainer, self.count = task.trainer(), len(batches)
+        task.batch = batches.__getitem__  # type: ignore[assignment, method-assign]
 
     def __call__(self) -> None:
-        for step in self.steps:
+        for step in range(self.count):
             self.trainer.step = step
             self.trainer.advance()
 
@@ -165,7 +166,7 @@ def apart(task: TranslateTask, peer: Peer, batches: Sequence[Batch]) -> float:
         model.eval()
     for batch in batches[:CHECKED]:
         features = task.model(batch.source, batch.read, batch.lengths).features
-        ours = task.model.decoder.loss(features, batch.said, batch.there, smoothing) / batch.there.sum()
+        ours = task.model.loss(features, batch.said, batch.there, smoothing) / batch.there.sum()
         losses = ours, peer.loss(batch, smoothing)
         worst = max(worst, abs(losses[0].item() - losses[1].item()) / losses[1].item())
         for model, loss in zip(models, losses, strict=True):
@@ -199,7 +200,7 @@ def measure_speed(settings: Settings) -> Iterator[Record]:
             yield Record(name, bar=bar, note=f"the losses differ by {worst:.1e}", refused=True)
             continue
         theirs = Theirs(peer_of(task.model, config), batches, config)
-        times = interleave(Ours(task, range(count)), theirs, rounds=settings.rounds)
+        times = interleave(Ours(task, batches), theirs, rounds=settings.rounds)
         words = sum(int(batch.there.sum()) for batch in batches)
         best = [f"{words / min(side):,.0f}" for side in times]
         note = f"{best[0]} tokens/s against {best[1]}"

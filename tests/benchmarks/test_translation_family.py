@@ -65,7 +65,7 @@ def test_symbols_are_asked_to_be_right_with_attention(monkeypatch):
 def test_every_step_is_made_by_both_sides():
     task = task_of()
     batches = [task.batch(step) for step in range(2)]
-    ours, theirs = translation.Ours(task, range(2)), None
+    ours = translation.Ours(task, batches)
     before = [p.detach().clone() for p in task.model.parameters()]
     theirs = translation.Theirs(peer_of(task.model, task.config), batches, task.config)
     peers = [p.detach().clone() for p in theirs.peer.parameters()]

@@ -344,6 +344,7 @@ def test_encoded_pairs_are_batched_whole():
         ({"attention": "around"}, "--attention is one of none, after, inside, got 'around'"),
         ({"attention": "none", "score": "dot"}, "--score is of attention, and there is none"),
         ({"attention": "none", "enters": "fed"}, "--enters is of attention, and there is none"),
+        ({"attention": "none", "lexical": True}, "--lexical is of attention, and there is none"),
         ({"attention": "none", "score_width": 3}, "--score-width is of attention, and there is none"),
         ({"enters": "gated"}, "--enters gated is for --attention inside"),
         ({"score": "cosine"}, "--score is one of additive, location, dot"),
@@ -369,6 +370,10 @@ def test_settings_that_are_not_said_follow_from_others():
     assert TranslateConfig().score == "general"
     assert TranslateConfig(attention="inside").score == "additive"
     assert TranslateConfig(attention="none").score is None
+    assert TranslateConfig().lexical
+    assert not TranslateConfig(attention="none").lexical
+    assert not TranslateConfig(score="dot").lexical
+    assert not TranslateConfig(lexical=False).lexical
     assert TranslateConfig(hidden=10).width == 5
     assert TranslateConfig(hidden=10, bidirectional=False).width == 10
     assert math.isclose(task_of().passes, 4000 / 18)

@@ -166,7 +166,7 @@ class TranslateTask:
             batch = mixed(self.model, batch, share)
         words = int(batch.there.sum())
         found = self.model(batch.source, batch.read, batch.lengths)
-        loss = self.model.decoder.loss(found.features, batch.said, batch.there, self.config.label_smoothing)
+        loss = self.model.loss(found.features, batch.said, batch.there, self.config.label_smoothing)
         loss = loss / words
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item(), {"words": words}
@@ -178,7 +178,7 @@ class TranslateTask:
         with evaluating(self.model):
             for batch in self.test.batches():
                 found = self.model(batch.source, batch.read, batch.lengths)
-                total += self.model.decoder.loss(found.features, batch.said, batch.there).item()
+                total += self.model.loss(found.features, batch.said, batch.there).item()
                 words += int(batch.there.sum())
         return total / words
 

@@ -58,7 +58,9 @@ class TranslateConfig(TrainingConfig):
     enters: Annotated[
         str, f"how what is seen enters the step, of attention inside: {', '.join(ENTERS)} (input feeding)"
     ] = "plain"
-    lexical: Annotated[bool, "attention sees the words' own vectors beside the encoder's states"] = False
+    lexical: Annotated[
+        bool, "attention sees the words' own vectors beside the encoder's states [yes, but for dot, scaled]"
+    ] = UNSAID
     dropout: Annotated[float, "of words, between layers and of features"] = 0.3
     norm: Annotated[str | None, "normalise the summed inputs of the cell: layer or rms [none]"] = None
     vocabulary: Annotated[str, f"{' or '.join(KINDS)}, learned from the sentences to train on"] = "subwords"
@@ -98,12 +100,18 @@ class TranslateConfig(TrainingConfig):
         if self.bridge is not None:
             one_of(self, "bridge", BRIDGES)
         if self.attention == "none":
-            unset_ones = {"score": None, "score_width": None, "enters": "plain", "lexical": False}
-            for name, unset in unset_ones.items():
-                if getattr(self, name) != unset:
+            usual = {
+                "score": (None,), "score_width": (None,), "enters": ("plain",), "lexical": (None, False),
+            }  # fmt: skip
+            for name, unset in usual.items():
+                if getattr(self, name) not in unset:
                     raise InputError(f"{option_of(name)} is of attention, and there is none: leave it out")
         if self.score is None:
             object.__setattr__(self, "score", SCORE_OF[self.attention])
+        if self.lexical is None:
+            # Products of queries with what is seen ask for equal widths.
+            wide = self.attention != "none" and self.score not in ("dot", "scaled")
+            object.__setattr__(self, "lexical", wide)
         if self.attention != "none":
             one_of(self, "score", SCORES)
         if self.attention == "after" and self.enters != "plain":
