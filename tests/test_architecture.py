@@ -14,7 +14,8 @@ LAYERS = (
     "graph", "trace", "cell", "cells", "compile", "scan", "attend", "unroll",
     "nn", "convert", "flow", "train", "export", "tasks", "lab",
     "cli_settings", "cli_time", "cli_training",
-    "cli_digits", "cli_labels", "cli_translate", "cli_narx", "cli_units", "cli_flow", "cli_lab", "cli",
+    "cli_digits", "cli_labels", "cli_translate", "cli_caption", "cli_vqa", "cli_narx", "cli_units",
+    "cli_flow", "cli_lab", "cli",
 )  # fmt: skip
 """A part may import itself and what stands to its left, besides `errors`."""
 
@@ -57,6 +58,8 @@ EXTRA = {
     "cli_digits": {"report"},
     "cli_labels": {"data", "report"},
     "cli_translate": {"data", "report"},
+    "cli_caption": {"data", "report"},
+    "cli_vqa": {"data", "report"},
     "cli_narx": {"data", "report"},
     "cli_units": {"data", "report"},
     "cli_flow": {"data"},

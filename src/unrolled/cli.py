@@ -19,6 +19,7 @@ from rich.table import Table
 import unrolled
 from unrolled import data
 from unrolled.cells import CELLS, VARIANTS, find
+from unrolled.cli_caption import caption_command, train_caption_command
 from unrolled.cli_digits import train_digits_command
 from unrolled.cli_flow import compare_command, flow_command
 from unrolled.cli_lab import lab_command
@@ -35,6 +36,7 @@ from unrolled.cli_time import RunArgument, err, out, plan_command, truncation_co
 from unrolled.cli_training import MONITOR, RESUME, Common, carry_out, parameters_of, say_dry_run
 from unrolled.cli_translate import lengths_command, train_translate_command, translate_command
 from unrolled.cli_units import units_command
+from unrolled.cli_vqa import ask_command, train_vqa_command
 from unrolled.errors import UnrolledError
 from unrolled.export import export_onnx
 from unrolled.formula import formulas
@@ -62,7 +64,9 @@ app.command("lab")(lab_command)
 app.command("units")(units_command)
 app.command("label")(label_command)
 app.command("translate")(translate_command)
+app.command("ask")(ask_command)
 app.command("lengths")(lengths_command)
+app.command("caption")(caption_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -263,6 +267,8 @@ train_app.command("sentiment")(train_sentiment_command)
 train_app.command("tags")(train_tags_command)
 train_app.command("frames")(train_frames_command)
 train_app.command("translate")(train_translate_command)
+train_app.command("caption")(train_caption_command)
+train_app.command("vqa")(train_vqa_command)
 train_app.command("series")(train_series_command)
 
 

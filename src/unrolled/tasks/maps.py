@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,11 +46,13 @@ class Looker:
         name: of the network and its weights: another one for other features.
         size: side of the squares that pictures are put into.
         look: from bytes (B, 3, size, size) to features (B, C, h, w).
+        weights: of the network by name, for one that is to learn on.
     """
 
     name: str
     size: int
     look: Callable[[Tensor], Tensor]
+    weights: Mapping[str, Tensor] | None = None
 
     def __call__(self, squares: Tensor) -> Tensor:
         """Features as they are kept: as many of a picture in any company, rounded to float16."""
@@ -66,7 +68,8 @@ def efficientnet(cache: Path | None = None) -> Looker:
         DataError: its weights were not fetched, or were changed.
     """
     path = kept("efficientnet-lite0", "weights", cache)
-    network = EfficientNetLite0(read_weights(path)).eval()
+    weights = read_weights(path)
+    network = EfficientNetLite0(weights).eval()
 
     def look(squares: Tensor) -> Tensor:
         features: Tensor = network(
@@ -74,7 +77,7 @@ def efficientnet(cache: Path | None = None) -> Looker:
         )
         return features
 
-    return Looker(f"efficientnet-lite0 {sha256_of(path)}", SIDE, look)
+    return Looker(f"efficientnet-lite0 {sha256_of(path)}", SIDE, look, weights)
 
 
 class Maps:
