@@ -310,10 +310,30 @@ class Case:
 
 
 SETTINGS = (
-    *(Setting(c, H=5 if c.graph.reduces else 2) for c in (*map(find, SPELLED), *OWN)),
+    *(Setting(c, H=5 if c.graph.reduces else 2) for c in dict.fromkeys((*map(find, SPELLED), *OWN))),
     Setting(CELLS["mut1"], 3, 3),
     Setting(CELLS["mut2"], 3, 3),
 )
+
+DIVERSE = tuple(
+    {setting.id: setting for setting in SETTINGS}[name]
+    for name in (
+        *("rnn", "lstm(peepholes=vector)", "gru_cho", "mut1", "mut1 (D = H)", "layer_norm_lstm", "indrnn"),
+        *("rhn", "slstm", "delays", "two_products", "projected", "row_numbers", "attending", "two_outputs"),
+        *("tower", "keyed", "encoded", "oscillator", "direct", "leaky"),
+    )
+)
+"""One of each structure, for laws about what is done with equations, whichever they are: one product a step
+and two, none of the state, of a product, of x alone; states of several widths, starts and speeds; outputs
+that are no states; work on rows; maps and vectors that depend on nothing or on x alone; D = H."""
+
+ON_BACKENDS = (*((each, "reference") for each in SETTINGS), *((each, "cpu") for each in DIVERSE))
+"""Every cell by its equations, and of each structure one compiled: for laws of what is made of a cell."""
+
+
+def id_of(value: object) -> str | None:
+    """What a setting is called in a test's name."""
+    return value.id if isinstance(value, Setting) else None
 
 
 def random(*shape: int) -> Tensor:

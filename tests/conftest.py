@@ -1,5 +1,6 @@
 """One thread, the same random numbers for every test, and nothing in the caches of whoever runs them."""
 
+import gc
 import os
 from collections.abc import Callable, Generator, Iterator
 
@@ -40,6 +41,12 @@ def pytest_make_collect_report(
     if isinstance(collector, pytest.Module) and not torch.equal(before, torch.get_rng_state()):
         raise pytest.UsageError(f"{collector.nodeid} draws random numbers before any test runs")
     return report
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage need not go through thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

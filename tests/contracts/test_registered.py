@@ -185,11 +185,13 @@ def arguments(
     return "", key, names, stacked.layout, True, learning, x, [], states, tensors, of_rows, of_draws
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
 @pytest.mark.parametrize("learning", [False, True], ids=["inference", "learning"])
 @pytest.mark.parametrize("lengths", ["equal", "packed", "padded"])
-@pytest.mark.parametrize(("kind", "names"), [(LSTM, ""), (GRU, ""), (LSTM, "c f h")])
+@pytest.mark.parametrize(
+    ("kind", "names", "dtype"),
+    [(LSTM, "", torch.float32), (GRU, "", torch.float64), (LSTM, "c f h", torch.float64)],
+)
 def test_the_operators_keep_all_of_torchs_rules(
     kind: type, names: str, lengths: str, learning: bool, tokens: bool, dtype: torch.dtype
 ) -> None:

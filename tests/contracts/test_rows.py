@@ -1,10 +1,12 @@
 """Sequences of different lengths give what each gives alone: in kernels, in the reference, for every cell."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
-from cases import SETTINGS, Case, Setting, assert_same, flat, gradients
+from cases import DIVERSE, SETTINGS, Case, Setting, assert_same, flat, gradients
 from conftest import Pieces
 from unrolled import InputError, cells, scan
 from unrolled.rows import Rows
@@ -58,25 +60,22 @@ def test_together_they_give_what_each_gives_alone(setting: Setting, reverse: boo
     assert_same(together(case, rows, "cpu", reverse), expected, 1e-11)
 
 
-SOME = (
-    *("rnn", "lstm_peephole", "gru_cho", "mut1", "layer_norm_lstm", "indrnn", "slstm", "delays"),
-    *("two_products", "projected", "row_numbers", "two_outputs", "tower", "keyed", "encoded", "oscillator"),
+CUTS = (
+    *product((1, 2), LENGTHS, (False, True)),
+    *((4, "falling", False), (4, "many", True)),  # more workers than most processors have cores
 )
-some = pytest.mark.parametrize("setting", [s for s in SETTINGS if s.id in SOME], ids=lambda s: s.id)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("threads", [1, 2, 4])
-@ways
-@some
+@pytest.mark.parametrize(("threads", "lengths", "reverse"), CUTS)
+@pytest.mark.parametrize("setting", DIVERSE, ids=lambda s: s.id)
 def test_however_the_work_is_cut(
-    setting: Setting, reverse: bool, threads: int, lengths: list[int], pieces: Pieces
+    setting: Setting, reverse: bool, threads: int, lengths: str, pieces: Pieces
 ) -> None:
-    rows = Rows(torch.tensor(lengths))
+    rows = Rows(torch.tensor(LENGTHS[lengths]))
     case = setting.sized(3, 21).case(rows.T, rows.B)
     expected = together(case, rows, "reference", reverse)
     for chunk in (1000, 3 * rows.B):
-        for few in (0, 100):  # workers share rows, or units
+        for few in (0, 100) if threads > 1 else (0,):  # workers share rows, or units
             pieces(chunk=chunk, small=1, few=few, threads=threads)
             found = together(case, rows, "cpu", reverse)
             assert_same(found, expected, 1e-10)
@@ -107,8 +106,8 @@ def padded(case: Case, rows: Rows, backend: str, reverse: bool, tokens: Tensor |
 def test_a_padded_batch_gives_what_its_packed_rows_give(
     setting: Setting, reverse: bool, pieces: Pieces
 ) -> None:
-    for lengths in LENGTHS.values():
-        rows = Rows(torch.tensor(lengths))
+    for name in LENGTHS if setting in DIVERSE else ("falling", "none"):
+        rows = Rows(torch.tensor(LENGTHS[name]))
         case = setting.sized(5, 5).case(rows.T, rows.B)
         expected = together(case, rows, "reference", reverse)
         for chunk, few, threads in ((1000, 0, 1), (2 * rows.B, 0, 2), (1, 100, 2)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import SETTINGS
+from cases import ON_BACKENDS, id_of
 from unrolled import GRU, LSTM, InputError, Recurrent, cell, layer_norm
 from unrolled.flow import gradient_by_lag, record
 from unrolled.flow.trace import turned
@@ -53,11 +53,11 @@ def signed(outputs):
     return outputs @ signs.to(outputs)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
+@pytest.mark.parametrize(("setting", "backend"), ON_BACKENDS, ids=id_of)
 @pytest.mark.parametrize("at", [-1, 2])
-def test_they_are_those_of_autograd(setting, at):
+def test_they_are_those_of_autograd(setting, backend, at):
     torch.manual_seed(0)
-    layer = Recurrent(setting.cell, setting.D, setting.state_sizes, dtype=DOUBLE)
+    layer = Recurrent(setting.cell, setting.D, setting.state_sizes, backend=backend, dtype=DOUBLE)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.7)

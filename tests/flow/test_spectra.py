@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tanh
 
-from cases import SETTINGS
+from cases import ON_BACKENDS, id_of
 from unrolled import LSTM, InputError, Recurrent, cell
 from unrolled.cells import lstm
 from unrolled.flow import exponents, lag_spectrum, lyapunov, record, step_spectra
@@ -51,12 +51,12 @@ def layer_of(cell_, H: int, D: int = 2, **matrices: torch.Tensor) -> Recurrent:
     return layer
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
-def test_jacobians_are_those_of_autograd(setting):
+@pytest.mark.parametrize(("setting", "backend"), ON_BACKENDS, ids=id_of)
+def test_jacobians_are_those_of_autograd(setting, backend):
     """For every cell of the zoo and of the tests, of the full state."""
     torch.manual_seed(0)
     T, B = 3, 2
-    layer = Recurrent(setting.cell, setting.D, setting.state_sizes, dtype=DOUBLE)
+    layer = Recurrent(setting.cell, setting.D, setting.state_sizes, backend=backend, dtype=DOUBLE)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.7)
@@ -328,9 +328,9 @@ def test_random_tanh_networks(g, expected):
     assert abs(float(found.exponents[0]) - expected) < 0.02
 
 
-def test_a_hundred_thousand_steps_neither_over_nor_underflow():
+def test_ten_thousand_steps_neither_over_nor_underflow():
     """W^T of a diagonal matrix, whose logarithms are known."""
-    W, T = torch.tensor([1.5, 0.5, 1e-3], dtype=DOUBLE), 100_000
+    W, T = torch.tensor([1.5, 0.5, 1e-3], dtype=DOUBLE), 10_000
     found = lag_spectrum(layer_of(linear, 3, a_h=torch.diag(W)), torch.zeros(T, 1, 2, dtype=DOUBLE), lags=[T])
     torch.testing.assert_close(found.logs[0, 0], T * W.log(), rtol=1e-11, atol=0)
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from cases import SETTINGS, Setting, assert_same, flat, gradients, random
+from cases import DIVERSE, SETTINGS, Setting, assert_same, flat, gradients, id_of, random
 from unrolled import GRU, LSTM, RNN, BackendError, CellError, InputError, Recurrent, Streamer, cell, cells
 from unrolled.cells import find
+from unrolled.graph import Node
 from unrolled.rewrite import normalise, recurrent_matrices
 
 T, B, D, H = 6, 3, 4, 5
@@ -66,7 +67,41 @@ def test_a_gru_normalises_both_halves_of_its_new_value(norm: str, backend: str) 
 @norms
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
 def test_every_cell_can_be_normalised(setting: Setting, norm: str) -> None:
-    """Both backends agree, to the last gradient."""
+    """It computes its own equations, with torch's norm behind each map but those that are results."""
+    layer = Recurrent(setting.cell, setting.D, setting.state_sizes, norm=norm, backend="reference", **DOUBLE)
+    parameters = dict(layer.parameters_of("l0"))
+    for name, value in parameters.items():
+        nn.init.uniform_(value, 0.5, 1.5) if name.endswith(".gain") else nn.init.normal_(value, 0, 0.7)
+
+    def behind(node: Node, value: Tensor) -> Tensor:
+        gain = parameters.get(f"{node.name}.gain")
+        value = value if gain is None else of_torch(norm, value, gain)
+        return value + parameters.get(f"{node.name}.bias", 0.0)
+
+    graph = layer.cell.graph_using(parameters)
+    plain = {name: value for name, value in parameters.items() if not name.endswith(".bias")}
+    own = setting.cell.graph_using(plain)
+    maps = {node.name for k, node in enumerate(own.nodes) if node.kind == "affine" and k not in own.results}
+    assert {name for name in graph.parameters if name.endswith(".gain")} == {f"{name}.gain" for name in maps}
+    x, outputs = random(T, B, setting.D), []
+    state = {name: value[0] for name, value in layer.initial_state(B).items()}
+    for x_t in x:
+        values = own.values({"x": x_t, **state}, plain, behind)
+        results = [values[k] for k in own.results]
+        state = dict(zip(own.states, results, strict=False))
+        outputs.append(results[len(state)] if own.outputs else results[0])
+    found, expected = flat(*layer(x)), flat(torch.stack(outputs), {n: v[None] for n, v in state.items()})
+    assert_same(found, expected, 1e-12)
+    leaves = {"x": x, **parameters}
+    assert_same(gradients(found, leaves), gradients(expected, leaves), 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("setting", "norm"),
+    [*((setting, "layer") for setting in DIVERSE), *((setting, "rms") for setting in DIVERSE[:4])],
+    ids=id_of,
+)
+def test_kernels_normalise_as_the_reference_does(setting: Setting, norm: str) -> None:
     found = []
     for backend in ("cpu", "reference"):
         torch.manual_seed(0)

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from cases import SETTINGS, Setting, assert_same, delays, flat, gradients, random
+from cases import ON_BACKENDS, Setting, assert_same, delays, flat, gradients, id_of, random
 from unrolled import GRU, LSTM, InputError, Recurrent, cells, scan
 from unrolled.cells import find, lstm
-
-each = pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.id)
 
 
 def by_steps(setting: Setting, case, names: tuple[str, ...], reverse: bool = False) -> dict[str, Tensor]:
@@ -35,9 +33,8 @@ def by_steps(setting: Setting, case, names: tuple[str, ...], reverse: bool = Fal
     }
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("reverse", [False, True])
-@each
+@pytest.mark.parametrize(("setting", "backend"), ON_BACKENDS, ids=id_of)
 def test_whatever_a_cell_names_can_be_had_at_every_step(setting, reverse: bool, backend: str) -> None:
     case = setting.case(T=4, B=3)
     graph = setting.cell.graph_using(case.parameters)
