@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 
@@ -133,6 +134,7 @@ def accuracy_axes(axes: Axes, metrics: Sequence[Mapping[str, Any]], baselines: M
         axes.annotate(
             f"{name} {value:.1%}", (last, value), ha="right", va="top" if value > 0.5 else "bottom",
             xytext=(0, -3 if value > 0.5 else 2), textcoords="offset points", fontsize=8, color="#555555",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
     axes.set_ylim(0, 1.02)
     axes.set_xlim(0, last)
