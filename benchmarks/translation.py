@@ -39,7 +39,7 @@ TRANSLATOR: Final = TranslateConfig()
 """The defaults of the command."""
 
 SYMBOLS: Final = TranslateConfig(
-    hidden=128, embedding=64, dropout=0.0, label_smoothing=0.0, steps=2000, rate=4e-3, holdout=1000
+    hidden=128, embedding=64, dropout=0.0, label_smoothing=0.0, steps=2000, batch=64, rate=4e-3
 )
 """For sequences that are copied or reversed."""
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import pytest
 from unrolled import cli
 from unrolled.report.translation import Alignment
 from unrolled.report.translation_figures import alignment_figure, lengths_figure, training_figure
+from unrolled.tasks import translate_scores
 from unrolled.tasks.symbols import symbol_pairs
 from unrolled.tasks.translate import TranslateTask
 from unrolled.train import loop
@@ -195,6 +197,10 @@ def test_scores_by_length_stand_beside_each_other(call):
     assert [length for length, _ in record["curves"]["after"]] == [2, 3, 4, 5]
     assert Path("figure.png").exists()
     assert train(call, "--steps", 5, "--name", "files").status == 0
+    shutil.copytree("runs/files", "others/files")
+    both = call("lengths", "runs/files", "others/files", "-o", "both.png")
+    assert "runs/files: BLEU by words" in both.out
+    assert "others/files: BLEU by words" in both.out
     assert "files: BLEU by words of the source" in call("lengths", "runs/files").out
     assert Path("runs/files/lengths.png").exists()
     Path("runs/files/translations.jsonl").write_text("{}\n")
@@ -361,6 +367,15 @@ def test_what_cannot_go_on_is_named(call):
     )
     assert "--steps 2 is less than the 4" in refused(call(*resume, "--steps", 2))
     assert "no run at runs/nothing" in refused(call("train", "translate", "--resume", "runs/nothing"))
+
+
+def test_where_no_interval_can_be_told_there_is_none(call, monkeypatch):
+    bleu = translate_scores.bleu
+    monkeypatch.setattr(translate_scores, "bleu", lambda *a, **k: replace(bleu(*a, **k), interval=None))
+    result = train(call, "--steps", 2, "--name", "run")
+    assert result.status == 0, result.err
+    assert re.search(r"with a beam of 5: BLEU [\d.]+, chrF", result.out)
+    assert "confidence" not in result.out
 
 
 def test_training_that_diverges_says_so(call, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -207,7 +208,7 @@ def caption(
     given = torch.stack([*squares.values()])
     written = opened.caption(given, options, generator)
     for picture, each in zip(squares, written, strict=True):
-        out.print(f"{picture}\t{each.caption}\t{each.log_probability:.3f}", markup=False)
+        sys.stdout.write(f"{picture}\t{each.caption}\t{each.log_probability:.3f}\n")
     if overlays:
         _draw(opened, squares, written, output)
     return 2 if broken else 0

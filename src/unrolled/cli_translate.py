@@ -115,12 +115,11 @@ def _done(session: Session, title: str) -> str:
     write_atomically(run.path / "report.html", html.encode())
     out.print(f"page: {run.path / 'report.html'}", markup=False)
     told = end["at_the_end"]
-    around = "BLEU {:.1f} ({:.1f} to {:.1f} with 95% confidence)".format(
-        told["bleu"]["score"], *told["bleu"]["interval"]
-    )
+    bleu, chrf = told["bleu"], told["chrf"]
+    around = " ({:.1f} to {:.1f} with 95% confidence)".format(*bleu["interval"]) if bleu["interval"] else ""
     return (
-        f"done. All held-out sentences, with a beam of 5: {around}, chrF {told['chrf']['score']:.1f}, exact "
-        f"{told['exact']:.1%}\n    {told['bleu']['name']}|{told['bleu']['signature']}\n"
+        f"done. All held-out sentences, with a beam of 5: BLEU {bleu['score']:.1f}{around}, chrF "
+        f"{chrf['score']:.1f}, exact {told['exact']:.1%}\n    {bleu['name']}|{bleu['signature']}\n"
         f"To translate: unrolled translate {run.path} FILE"
     )
 
@@ -216,7 +215,8 @@ def lengths_command(
     """
     if output is not None and (not output.name or output.is_dir()):
         raise InputError(f"--output {str(output)!r} is no file: give one, such as lengths.png")
-    opened = {path.name: runs.open_run(path) for path in paths}
+    alone = len({path.name for path in paths}) == len(paths)
+    opened = {path.name if alone else str(path): runs.open_run(path) for path in paths}
     made_up, found = True, {}
     for name, run in opened.items():
         texts = translate_runs.translations_of(run)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from coloured import looker, shape, shapes
 
+from coloured import looker, shape, shapes
 from unrolled import DataError, InputError
 from unrolled.data.captions import CaptionedImage, CaptionedImages
 from unrolled.data.images import fit
@@ -39,7 +39,7 @@ def task_of(whole=COLOURED, **settings) -> CaptionTask:
 @pytest.mark.parametrize("image", IMAGES)
 def test_a_picture_that_enters_is_seen(image):
     """Of pictures that are held out the colour is said, which the commonest caption says of a third."""
-    task = task_of(image=image, steps=250 if image == "hard" else 120)
+    task = task_of(image=image, steps=250 if image == "hard" else 150)
     trainer = task.trainer()
     first = trainer.advance()["loss"]
     for _ in range(task.config.steps - 1):
@@ -54,7 +54,7 @@ def test_a_picture_that_enters_is_seen(image):
     assert all((each.weights is None) == (image not in ("soft", "hard")) for each in written)
 
 
-def test_every_picture_is_read_once_a_pass_in_any_order_of_steps():
+def test_every_caption_is_read_once_a_pass_in_any_order_of_steps():
     task = task_of(batch=9)
     places = {
         tuple(maps.flatten().tolist()): k for k, maps in enumerate(task.data.pictures.at(torch.arange(45)))
@@ -63,30 +63,24 @@ def test_every_picture_is_read_once_a_pass_in_any_order_of_steps():
     places |= {tuple(maps.flatten().tolist()): k for k, maps in enumerate(mirrored)}
     passes = [
         [places[tuple(maps.flatten().tolist())] for step in steps for maps in task.data.batch(step).pictures]
-        for steps in (range(4), range(4, 8))
+        for steps in (range(8), range(8, 16))
     ]
-    assert sorted(passes[0]) == sorted(passes[1]) == task.data.train.tolist()
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(2 * task.data.train.tolist())
     assert passes[0] != passes[1]
-    again, other = task_of(batch=9).data.batch(6), task.data.batch(6)
+    again, other = task_of(batch=9).data.batch(11), task.data.batch(11)
     for name in ("pictures", "read", "said", "there", "uniform"):
         assert torch.equal(getattr(again, name), getattr(other, name)), name
 
 
-def test_captions_and_mirrors_are_drawn():
-    """Of two captions each is read about as often, and so is a picture and its mirror image."""
+def test_mirrors_are_drawn():
+    """Of every picture and its mirror image one is read, about as often the one as the other."""
     task = task_of(batch=36)
-    lengths = torch.stack([task.data.batch(step).there.sum(0) for step in range(20)])
-    long = (lengths > 5).float().mean()
-    assert 0.4 < long < 0.6
     plain = task.data.pictures.at(task.data.train)
-    same = 0
-    for step in range(10):
-        read = task.data.batch(step).pictures
-        same += int((read[:, None] == plain[None]).flatten(2).all(2).any(1).sum())
+    read = [task.data.batch(step).pictures for step in range(10)]
+    same = sum(int((each[:, None] == plain[None]).flatten(2).all(2).any(1).sum()) for each in read)
     assert 0.35 < same / 360 < 0.65
-    unturned = task_of(batch=36, flips=False)
-    read = unturned.data.batch(0).pictures
-    assert (read[:, None] == plain[None]).flatten(2).all(2).any(1).all()
+    unturned = task_of(batch=36, flips=False).data.batch(0).pictures
+    assert (unturned[:, None] == plain[None]).flatten(2).all(2).any(1).all()
 
 
 def test_what_is_read_precedes_what_is_said():

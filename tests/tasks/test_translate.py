@@ -376,4 +376,4 @@ def test_settings_that_are_not_said_follow_from_others():
     assert not TranslateConfig(lexical=False).lexical
     assert TranslateConfig(hidden=10).width == 5
     assert TranslateConfig(hidden=10, bidirectional=False).width == 10
-    assert math.isclose(task_of().passes, 4000 / 18)
+    assert math.isclose(task_of().passes, 9000 / 18)

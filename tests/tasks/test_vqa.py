@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from asked import asked
 from torch import nn
 
+from asked import asked
 from keeping import fetched
 from unrolled.data.library import kept
 from unrolled.data.questions import Question, VisualQuestions

@@ -20,7 +20,7 @@ from unrolled.errors import InputError, UnrolledError, check_sizes
 from unrolled.flow import log as logs
 from unrolled.flow.measurement import Measurement, PlaceMeasurement, kept, measure, summary
 from unrolled.flow.replay import Remember, given, signed, undisturbed
-from unrolled.flow.trace import Losses, record
+from unrolled.flow.trace import LAYERS, Losses, record
 from unrolled.nn.deep import Deep
 
 AT_LIMIT: Final = 1e-3
@@ -96,7 +96,9 @@ class Monitor:
         self.problems: list[str] = []
         self.batch = batch
         self._remember = Remember(model)
-        if not self._remember.layers:
+        # Layers that look at a memory are measured with losses, not by what they were called with.
+        readable = losses is not None and any(isinstance(module, LAYERS) for module in model.modules())
+        if not self._remember.layers and not readable:
             raise InputError(
                 f"{type(model).__name__} has no recurrent layer of unrolled's: use unrolled.LSTM, GRU, RNN "
                 "or Recurrent in it, or unrolled.convert.from_torch for one of torch's"

@@ -55,7 +55,7 @@ class CaptionConfig(TrainingConfig):
     split: Annotated[int, "seed by which these are drawn, whatever --seed is"] = 0
     evaluate_pictures: Annotated[int, "pictures that are captioned at a measurement, at most"] = 1000
     steps: Annotated[int, "gradient steps to make"] = 800
-    batch: Annotated[int, "pictures in each (B)"] = 32
+    batch: Annotated[int, "captions in each, with their pictures (B)"] = 32
     optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw"] = "adamw"
     weight_decay: Annotated[float, "the optimiser's weight_decay, for matrices alone"] = 0.1
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unrolled.data.buckets import Buckets
 from unrolled.data.captions import CaptionedImages, named_captions, read_coco
 from unrolled.data.splits import shuffled
 from unrolled.data.subwords import END, PAD, START, Subwords
@@ -177,7 +178,10 @@ class CaptionData:
         )
         flat = self.vocabulary.encode([caption for captions in said for caption in captions])
         ends = np.cumsum([0, *map(len, said)]).tolist()
-        self._said = [flat[begin:end] for begin, end in pairwise(ends)]
+        spelled = [flat[begin:end] for begin, end in pairwise(ends)]
+        self._pairs = [(place, each) for place in self.train.tolist() for each in spelled[place]]
+        lengths = [min(len(each) + 1, config.longest) for _, each in self._pairs]
+        self._buckets = Buckets(lengths, batch=min(config.batch, len(lengths)), seed=config.seed)
         self.pictures: Shown
         self.channels, self.weights = 0, None
         if config.encoder == "small":
@@ -199,7 +203,6 @@ class CaptionData:
             "moved_as_nearly_the_same": self.moved,
             "skipped": list(whole.skipped),
         }
-        self._order: tuple[int, Tensor] | None = None
 
     def references(self, places: Sequence[int]) -> list[tuple[str, ...]]:
         """What people wrote of these pictures."""
@@ -223,20 +226,19 @@ class CaptionData:
 
     def batch(self, step: int) -> Batch:
         """What is read after `step` steps are done: the same, whatever was read before."""
-        size = min(self.config.batch, len(self.train))
-        epoch, place = divmod(step, len(self.train) // size)
-        if self._order is None or self._order[0] != epoch:
-            drawn = np.random.PCG64((self.config.seed, epoch)).random_raw(len(self.train))
-            self._order = epoch, torch.from_numpy(np.argsort(drawn, kind="stable"))
-        places = self.train[self._order[1][place * size : (place + 1) * size]]
+        pairs = [self._pairs[k] for k in self._buckets[step]]
+        places, said = torch.tensor([place for place, _ in pairs]), [each for _, each in pairs]
         random = np.random.Generator(np.random.PCG64((self.config.seed, step, 1)))
-        chosen, mirrored = random.random(size), torch.from_numpy(random.random(size) < 0.5)
-        said = [
-            self._said[p][int(u * len(self._said[p]))] for p, u in zip(places.tolist(), chosen, strict=True)
-        ]
+        mirrored = torch.from_numpy(random.random(len(pairs)) < 0.5)
         pictures = self.pictures.at(places, mirrored if self.config.flips else None)
         found = batch_of(pictures, said, self.config.longest)
         return replace(found, uniform=torch.from_numpy(random.random(found.read.shape)).float())
+
+    def held_out(self, count: int) -> Batch:
+        """The first captions of so many pictures that are held out."""
+        places = self.test[:count]
+        said = self.vocabulary.encode([self.whole.items[place].captions[0] for place in places.tolist()])
+        return batch_of(self.pictures.at(places), said, self.config.longest)
 
 
 def batch_of(pictures: Tensor, said: Sequence[Sequence[int]], longest: int) -> Batch:

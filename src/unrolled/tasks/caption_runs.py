@@ -266,3 +266,12 @@ def open_model(path: Path, warn: Callable[[str], None]) -> Opened:
         raise CheckpointError(f"{saved.path} is not a checkpoint of {KIND.what}: {error}") from error
     restore_model(model, saved)
     return Opened(run, model.eval(), vocabulary, config, saved, size, (height, width))
+
+
+def again(run: Run, opened: Opened) -> CaptionTask:
+    """The task of a run, with its pictures, and a model that has learned nothing.
+
+    Raises:
+        UnrolledError: whatever is wrong with the pictures.
+    """
+    return make(Origin.from_json(run.config["data"]["from"]), opened.config, opened.vocabulary)

@@ -16,12 +16,22 @@ from unrolled.data import open_text
 from unrolled.errors import CheckpointError, InputError, check_sizes
 from unrolled.flow.trace import Losses
 from unrolled.nn.deep import Deep
-from unrolled.tasks import char_runs, digits_runs, labels_runs, sessions, translate_runs
+from unrolled.tasks import (
+    caption_runs,
+    char_runs,
+    digits_runs,
+    labels_runs,
+    sessions,
+    translate_runs,
+    vqa_runs,
+)
+from unrolled.tasks.caption import losses_of as caption_losses
 from unrolled.tasks.char_plan import first_chunk
 from unrolled.tasks.char_time import losses_of, read_bptt
 from unrolled.tasks.labels_model import losses_of as label_losses
 from unrolled.tasks.settings import as_settings
 from unrolled.tasks.translate import losses_of as translation_losses
+from unrolled.tasks.vqa import losses_of as vqa_losses
 from unrolled.train.loop import restore_model
 from unrolled.train.runs import Run
 from unrolled.unroll import Truncated
@@ -137,10 +147,38 @@ def _translate(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -
     )
 
 
+def _vqa(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -> Subject:
+    task, saved = vqa_runs.as_it_was(run, warn)
+    found = task.few(0, batch)
+    return Subject(
+        task.model.eval(),
+        found,
+        vqa_losses(task),
+        f"{task.config.cell} after {saved.step:,} steps, on {len(found[0].texts.lengths)} questions about "
+        f"{len(found[1].pictures)} pictures of {task.source['label']}",
+    )
+
+
+def _caption(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -> Subject:
+    opened = caption_runs.open_model(run.path, warn)
+    task = caption_runs.again(run, opened)
+    found = task.data.held_out(batch).part(batch, steps)
+    T, B = found.read.shape
+    return Subject(
+        opened.model,
+        found,
+        caption_losses,
+        f"{task.title}, after {opened.saved.step:,} steps, on {B} held-out captions of up to {T} words of "
+        f"{run.config['data']['label']}",
+    )
+
+
 SUBJECTS: Final[dict[str, Callable[[Run, str | None, int, int, Warn], Subject]]] = {
     "char": _char,
     "digits": _digits,
     **dict.fromkeys(labels_runs.KINDS, _labels),
     translate_runs.KIND.name: _translate,
+    caption_runs.KIND.name: _caption,
+    vqa_runs.KIND.name: _vqa,
 }
 """By the name of the task."""

@@ -64,7 +64,7 @@ class TranslateConfig(TrainingConfig):
     dropout: Annotated[float, "of words, between layers and of features"] = 0.3
     norm: Annotated[str | None, "normalise the summed inputs of the cell: layer or rms [none]"] = None
     vocabulary: Annotated[str, f"{' or '.join(KINDS)}, learned from the sentences to train on"] = "subwords"
-    vocabulary_size: Annotated[int, "tokens of a vocabulary at most"] = 4000
+    vocabulary_size: Annotated[int, "tokens of a vocabulary at most"] = 2000
     joint: Annotated[bool, "one vocabulary of both languages, in which a token has one vector"] = True
     tied: Annotated[bool, "words that the decoder reads and writes have the same vectors"] = True
     lowercase: Annotated[bool, "sentences are read, and written, in lower case"] = False
@@ -77,11 +77,15 @@ class TranslateConfig(TrainingConfig):
     holdout: Annotated[int, "sentences held out"] = 1000
     split: Annotated[int, "seed by which these are drawn, whatever --seed is"] = 0
     translated: Annotated[int, "held-out sentences that are translated at each measurement; 0 for all"] = 500
-    steps: Annotated[int, "gradient steps to make"] = 4000
-    batch: Annotated[int, "sentences in each step (B)"] = 64
+    steps: Annotated[int, "gradient steps to make"] = 9000
+    batch: Annotated[int, "sentences in each step (B)"] = 32
     batch_tokens: Annotated[
         int | None, "or tokens of the target in each step, padding counted, in place of --batch"
     ] = None
+    optimiser: Annotated[str, "sgd, adagrad, rmsprop, adam or adamw, as in 'adamw(weight_decay=0.01)'"] = (
+        "adam(betas=0.9/0.98)"
+    )
+    rate: Annotated[float, "learning rate"] = 3e-3
     warmup: Annotated[int, "steps over which the rate rises at first"] = 100
 
     def __post_init__(self) -> None:
