@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from benchmarks.family import Family, Record, Settings
+from benchmarks.family import MINUTE, Family, Record, Settings
 from benchmarks.paired import quartiles
 from unrolled.data.pictures import Pictures, bundled_digits
 from unrolled.errors import DataError
@@ -102,7 +102,7 @@ def records(name: str, subject: Subject, found: list[Training], asked: bool) -> 
     minutes = [each.minutes for each in found]
     low, median, high = quartiles(minutes)
     bar = MINUTES if asked else None
-    yield Record(f"{name}: training", median, low, high, bar=bar, turns=len(found), unit="min")
+    yield Record(f"{name}: training", median, low, high, bar=bar, turns=len(found), unit=MINUTE)
 
 
 FAMILIES = (

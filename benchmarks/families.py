@@ -5,11 +5,13 @@ from __future__ import annotations
 from benchmarks import (
     attention,
     budgets,
+    captions,
     char,
     deep,
     digits,
     flow,
     jax_scan,
+    labels,
     layers,
     long_memory,
     loop,
@@ -20,6 +22,7 @@ from benchmarks import (
     start,
     stream,
     translation,
+    vqa,
     zoo,
 )
 from benchmarks.family import Family
@@ -28,7 +31,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for module in (
         layers, loop, jax_scan, zoo, ragged, regularised, stream, sgemm, char, memory, budgets, long_memory,
-        flow, deep, digits, attention, translation, start,
+        flow, deep, digits, attention, translation, labels, captions, vqa, start,
     )
     for family in module.FAMILIES
 }  # fmt: skip

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+MINUTE: Final = "min"
+"""The unit of what is to be short."""
 
 
 class Size(NamedTuple):
@@ -108,7 +111,8 @@ class Family:
         mean: asked of a subject's geometric mean.
         unit: "" where figures are ratios, peer's time / our time, and bars are lower limits; else what they
             are counted in, and bars are upper limits, if not said otherwise.
-        least: whether bars are lower limits although figures have a unit.
+        least: whether bars are lower limits although figures have a unit; minutes have upper ones all the
+            same.
         caption: what exactly is measured.
     """
 
@@ -120,16 +124,15 @@ class Family:
     caption: str = ""
     least: bool = False
 
-    @property
-    def more_is_better(self) -> bool:
-        """Whether bars are lower limits."""
-        return self.least or not self.unit
+    def more_is_better(self, unit: str = "") -> bool:
+        """Whether bars are lower limits, of figures with this unit of their own."""
+        return unit != MINUTE and (self.least or not self.unit)
 
-    def verdict(self, figure: float | None, bar: float | None) -> str:
+    def verdict(self, figure: float | None, bar: float | None, unit: str = "") -> str:
         """ "ok", or on which side of the bar the figure is; nothing where nothing is asked."""
         if figure is None or bar is None:
             return ""
-        if self.more_is_better:
+        if self.more_is_better(unit):
             return "ok" if figure >= bar else "below"
         return "ok" if figure <= bar else "above"
 

@@ -43,6 +43,8 @@ LAYOUT: tuple[tuple[float, tuple[tuple[float, tuple[str, ...]], ...]], ...] = (
     (2.2, ((1, ("attention",)),)),
     (1.9, ((1.2, ("translation",)), (1, ("symbols",)))),
     (1.5, ((1, ("translation-speed",)),)),
+    (2.1, ((1, ("labels",)), (1.6, ("captions",)))),
+    (1.3, ((1, ("vqa",)),)),
 )
 """Rows by height; in each, panels by width; in each, families."""
 

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.child import ChildError, child
-from benchmarks.family import Family, Record, Settings, Size
+from benchmarks.family import MINUTE, Family, Record, Settings, Size
 from benchmarks.memory import growth
 from unrolled import Checkpointed, Recurrent, Truncated, through_time
 from unrolled.nn import chrono_
@@ -292,7 +292,7 @@ def records(
         bar = WRONG if exact else None
         yield replace(record(found.wrong, 0.0, "of the symbols wrong"), bar=None if settings.quick else bar)
     if exact:
-        yield record(found.minutes, MINUTES, "training", unit="min")
+        yield record(found.minutes, MINUTES, "training", unit=MINUTE)
         if settings.quick:
             return  # a child learns from whole sequences
         try:

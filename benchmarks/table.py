@@ -28,7 +28,7 @@ project wants of it; what falls short says so.
 def row(family: Family, record: Record) -> tuple[str, ...]:
     """A record in the columns of `HEAD`."""
     size = str(record.size or "")
-    asked = _asked(family, record.bar)
+    asked = _asked(family, record.bar, record.unit)
     if record.figure is None:
         return record.subject, size, "", "", "", "", asked, _absent(record), record.note
     assert record.low is not None
@@ -41,7 +41,7 @@ def row(family: Family, record: Record) -> tuple[str, ...]:
         f"{figure} {unit}" if (unit := record.unit or "s" * (family.unit == "s")) else figure,
         f"{low} to {high}",
         asked,
-        family.verdict(record.figure, record.bar),
+        family.verdict(record.figure, record.bar, record.unit),
         record.note,
     )
 
@@ -129,7 +129,7 @@ def _margin(family: Family, record: Record) -> float:
     """How far the right side of its bar a figure is, as a ratio; what could not be measured is worst."""
     if record.figure is None or not record.bar:
         return 0.0
-    if family.more_is_better:
+    if family.more_is_better(record.unit):
         return record.figure / record.bar
     return record.bar / record.figure if record.figure > 0 else math.inf
 
@@ -149,10 +149,10 @@ def _milliseconds(side: tuple[float, float] | None) -> str:
     return "" if side is None else " / ".join(number(1e3 * seconds) for seconds in side)
 
 
-def _asked(family: Family, bar: float | None) -> str:
+def _asked(family: Family, bar: float | None, unit: str = "") -> str:
     if bar is None:
         return ""
-    return f"≥ {bar:g}" if family.more_is_better else f"≤ {bar:g}"
+    return f"≥ {bar:g}" if family.more_is_better(unit) else f"≤ {bar:g}"
 
 
 def _table(head: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -14,7 +13,8 @@ import torch
 from torch import nn
 
 from benchmarks.family import Family, Record, Settings
-from benchmarks.paired import TOLERANCE, Comparison, interleave, quartiles
+from benchmarks.paired import TOLERANCE, Comparison, interleave
+from benchmarks.trainings import longest, mean, minutes_of, seeds
 from benchmarks.translation_peer import Peer, peer_of
 from unrolled.data.pairs import Pair, named_pairs
 from unrolled.errors import DataError
@@ -28,12 +28,12 @@ PAIRS: Final = 20_000
 
 MORE: Final = 3.0
 """BLEU that attention is to add."""
+MINUTES: Final = 20.0
+"""Of training, at most."""
 EXACT: Final = 0.99
 """Of sequences of 20 to 40 symbols, asked to be without a mistake."""
 AFTER, INSIDE = 2.0, 1.4
 """Asked of training, in tokens per second, against PyTorch."""
-
-SEEDS: Final = 3
 
 TRANSLATOR: Final = TranslateConfig()
 """The defaults of the command."""
@@ -55,22 +55,18 @@ class Trained(NamedTuple):
 def train(label: str, pairs: Sequence[Pair], config: TranslateConfig) -> Trained:
     """All steps of a training, and what a beam writes of the held-out sentences then."""
     task = TranslateTask(label, pairs, config)
-    trainer = task.trainer()
-    began = time.perf_counter()
-    for _ in range(config.steps):
-        trainer.advance()
-    minutes = (time.perf_counter() - began) / 60
+    minutes = minutes_of(task)
     found, _ = task.final_scores()
     return Trained(minutes, found.bleu.score, found.exact)
 
 
 def trainings(
-    label: str, pairs: Sequence[Pair], config: TranslateConfig, seeds: int
+    label: str, pairs: Sequence[Pair], config: TranslateConfig, settings: Settings
 ) -> dict[str, list[Trained]]:
     """With attention and without, from several seeds."""
     none = replace(config, attention="none", score=None, lexical=False)
     return {
-        name: [train(label, pairs, replace(each, seed=seed)) for seed in range(seeds)]
+        name: [train(label, pairs, replace(each, seed=seed)) for seed in seeds(settings)]
         for name, each in (("with attention", config), ("without attention", none))
     }
 
@@ -82,11 +78,11 @@ def measure(settings: Settings) -> Iterator[Record]:
     except DataError as error:
         yield Record(DATA, note=str(error), refused=True)
         return
-    config, seeds = TRANSLATOR, min(SEEDS, settings.rounds)
+    config = TRANSLATOR
     if settings.quick:
-        pairs, seeds = pairs[:1500], 1
+        pairs = pairs[:1500]
         config = replace(config, steps=30, holdout=100, hidden=64, embedding=64, vocabulary_size=1000)
-    found = trainings(DATA, pairs, config, seeds)
+    found = trainings(DATA, pairs, config, settings)
     yield from bleu_records(found, asked=not settings.quick)
 
 
@@ -94,35 +90,26 @@ def bleu_records(found: dict[str, list[Trained]], asked: bool) -> Iterator[Recor
     """The mean of what attention adds, of which something is asked; both scores, and minutes, beside it."""
     with_it, without = found["with attention"], found["without attention"]
     gains = [a.bleu - b.bleu for a, b in zip(with_it, without, strict=True)]
-    told = ", ".join(f"{gain:.1f}" for gain in gains)
-    mean = sum(gains) / len(gains)
-    yield Record(
-        "what attention adds", mean, min(gains), max(gains), bar=MORE if asked else None, turns=len(gains),
-        note=f"mean of {len(gains)} seeds: {told}",
-    )  # fmt: skip
+    yield mean("what attention adds", gains, MORE if asked else None)
     for name, each in found.items():
-        low, _, high = quartiles([one.bleu for one in each])
-        mean = sum(one.bleu for one in each) / len(each)
-        minutes = ", ".join(f"{one.minutes:.1f}" for one in each)
-        yield Record(name, mean, low, high, turns=len(each), note=f"minutes of training: {minutes}")
+        yield mean(name, [one.bleu for one in each], note=_minutes(each))
+    yield longest("training", [one.minutes for one in with_it], MINUTES if asked else None)
+
+
+def _minutes(found: Sequence[Trained]) -> str:
+    return "minutes of training: " + ", ".join(f"{one.minutes:.1f}" for one in found)
 
 
 def measure_symbols(settings: Settings) -> Iterator[Record]:
     """Sequences of 20 to 40 symbols, copied and reversed."""
-    config, seeds, options = SYMBOLS, min(SEEDS, settings.rounds), ""
+    config, options = SYMBOLS, ""
     if settings.quick:
-        config, seeds, options = replace(config, steps=30, holdout=50), 1, "(pairs=500)"
+        config, options = replace(config, steps=30, holdout=50), "(pairs=500)"
     for name in ("reverse", "copy"):
         pairs = symbol_pairs(f"{name}{options}")
-        for how, each in trainings(name, pairs, config, seeds).items():
-            shares = [one.exact for one in each]
-            low, _, high = quartiles(shares)
+        for how, each in trainings(name, pairs, config, settings).items():
             bar = EXACT if how == "with attention" and not settings.quick else None
-            minutes = ", ".join(f"{one.minutes:.1f}" for one in each)
-            yield Record(
-                f"{name}, {how}", sum(shares) / len(shares), low, high, bar=bar, turns=seeds,
-                note=f"minutes of training: {minutes}",
-            )  # fmt: skip
+            yield mean(f"{name}, {how}", [one.exact for one in each], bar, _minutes(each))
 
 
 class Ours:

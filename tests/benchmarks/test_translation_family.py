@@ -38,16 +38,17 @@ def test_the_peer_is_the_same_network(place, lexical):
     assert apart(task, peer, batches) > 1e-5
 
 
-def test_attention_is_to_add_three_bleu_in_the_mean():
-    def verdict(*gains):
-        with_it = [Trained(1.0, 5.0 + gain, 0.0) for gain in gains]
-        without = [Trained(1.0, 5.0, 0.0)] * len(gains)
-        first, *rest = bleu_records({"with attention": with_it, "without attention": without}, asked=True)
-        assert [BLEU.verdict(each.figure, each.bar) for each in rest] == ["", ""]
-        return BLEU.verdict(first.figure, first.bar)
+def test_attention_is_to_add_three_bleu_in_the_mean_within_twenty_minutes():
+    def verdict(*gains, minutes=1.0):
+        with_it = [Trained(minutes, 5.0 + gain, 0.0) for gain in gains]
+        without = [Trained(99.0, 5.0, 0.0)] * len(gains)
+        found = bleu_records({"with attention": with_it, "without attention": without}, asked=True)
+        first, *rest, last = (BLEU.verdict(each.figure, each.bar, each.unit) for each in found)
+        assert rest == ["", ""]
+        return first, last
 
-    assert verdict(2.5, 3.5, 3.1) == "ok"
-    assert verdict(2.5, 3.5, 2.9) == "below"
+    assert verdict(2.5, 3.5, 3.1) == ("ok", "ok")
+    assert verdict(2.5, 3.5, 2.9, minutes=20.1) == ("below", "above")
 
 
 def test_symbols_are_asked_to_be_right_with_attention(monkeypatch):
