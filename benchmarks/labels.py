@@ -60,7 +60,7 @@ FAMILIES = (
         least=True,
         caption="The defaults of `unrolled train sentiment movie-reviews` (8,528 sentences), `unrolled train "
         "tags brown` (57,340 sentences, 12 classes) and `unrolled train frames` (moving digits that hide at "
-        "times, drawn from MNIST): the share of what is held out that is labelled rightly, in the mean of "
+        "times): the share of what is held out that is labelled rightly, in the mean of "
         "three seeds, beside what is reached without a recurrent network.",
     ),
 )

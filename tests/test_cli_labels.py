@@ -126,6 +126,9 @@ def test_a_run_tells_accuracy_and_f1_beside_the_baselines_and_labels_what_it_is_
         assert re.search(rf"{name}.* \d+\.\d% \(\d+\.\d% to \d+\.\d%\), F1 \d\.\d+ \(", result.out)
     assert re.search(r"step +30   test accuracy \d+\.\d%, 95% from .* to .*, F1 \d\.\d{3}", result.out)
     assert "figure: runs/run/labels.png" in result.out
+    page = Path("runs/run/report.html").read_text()
+    for heading in (baselines[kind], "Label by label", "Gradient by lag", "Gates and states"):
+        assert heading in page
     assert re.search(r"done: \d+\.\d% \(.* unrolled label runs/run FILE", result.out)
     record = json.loads(Path("runs/run/config.json").read_text())
     assert set(record["baselines"]["majority"]) >= {"right", "count", "low", "high", "f1"}

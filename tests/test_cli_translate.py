@@ -104,7 +104,14 @@ def test_a_run_tells_scores_beside_the_baselines_and_leaves_a_page(call):
     assert len(written) == 30
     assert written[0].keys() == {"source", "translation", "right"}
     page = (run / "report.html").read_text()
-    for heading in ("At the end", "While it learned", "Where it looks", "By length", "The worst"):
+    for heading in (
+        "At the end",
+        "While it learned",
+        "Where it looks",
+        "By length",
+        "The worst",
+        "Gradient by lag",
+    ):
         assert heading in page
     config = json.loads((run / "config.json").read_text())
     assert config["baselines"]["nearest sentence"].keys() == {"bleu", "chrf", "exact"}

@@ -128,6 +128,8 @@ def test_a_run_is_asked(call, answers):
     assert chances == sorted(chances, reverse=True)
     assert lines[2] == "figure: runs/run/3-asked.png"
     assert Path("runs/run/3-asked.png").exists()
+    by_name = call("ask", "run", "pictures/4.png", "what color is it", *choices)
+    assert "figure: runs/run/4-asked.png" in by_name.out
     elsewhere = call("ask", "runs/run", "pictures/3.png", "is it red?", *choices, "-o", "seen.png")
     assert "figure: seen.png" in elsewhere.out
     if choices:
@@ -137,6 +139,14 @@ def test_a_run_is_asked(call, answers):
     else:
         given = call("ask", "runs/run", "pictures/3.png", "is it red", "--choice", "a", "--choice", "b")
         assert "leave out --choice" in refused(given)
+
+
+def test_answers_that_are_next_to_impossible_are_not_printed(call, monkeypatch):
+    assert train(call, "--steps", 1, "--name", "run").status == 0
+    monkeypatch.setattr("unrolled.cli_vqa.LEAST", 0.5)
+    lines = call("ask", "run", "pictures/3.png", "is it red").out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("figure: ")
 
 
 def test_what_cannot_be_asked_is_named(call):
@@ -150,6 +160,8 @@ def test_what_cannot_be_asked_is_named(call):
     assert "pictures/99.png does not exist" in refused(
         call("ask", "runs/run", "pictures/99.png", "is it red")
     )
+    Path("huge.pgm").write_bytes(b"P5 60000 60000 255\n")
+    assert "pixels, and pictures are read up to" in refused(call("ask", "runs/run", "huge.pgm", "is it red"))
     Path("text.png").write_text("no picture")
     assert "no picture that can be read" in refused(call("ask", "runs/run", "text.png", "is it red"))
     assert "no run at runs/nothing" in refused(call("ask", "runs/nothing", "pictures/3.png", "is it red"))

@@ -18,17 +18,13 @@ from unrolled.cli_time import RunArgument, err, out, warn
 from unrolled.cli_training import MONITOR, RESUME, Common, carry_out, parameters_of, say_dry_run
 from unrolled.data.images import fit
 from unrolled.errors import DataError, InputError
-from unrolled.flow.monitor import Monitor
-from unrolled.flow.reports import report
-from unrolled.flow.sections import findings_of, sections_of
 from unrolled.report.captions import CaptionObserver, Looked, caption_page
 from unrolled.tasks import caption_runs
-from unrolled.tasks.caption import CaptionTask, losses_of
+from unrolled.tasks.caption import CaptionTask
 from unrolled.tasks.caption_config import CaptionConfig
 from unrolled.tasks.caption_data import Origin
 from unrolled.tasks.caption_runs import BEST, Opened, Session
 from unrolled.tasks.caption_scores import Written
-from unrolled.tasks.char import evaluating
 from unrolled.train.decoding import Decoding
 from unrolled.train.files import write_atomically
 
@@ -40,9 +36,6 @@ SIDE: Final = 224
 
 ROWS: Final = 40
 """Pictures on a sheet of overlays, at most."""
-
-FLOW: Final = (8, 40)
-"""Captions, and steps of each, that the gradient flow is measured on."""
 
 
 def train_caption(data: str | None, captions: Path | None, skip_broken: bool, **settings: Any) -> int:
@@ -135,25 +128,17 @@ def _done(session: Session, title: str) -> str:
     task, run = session.task, session.run
     written = caption_runs.written_of(run)
     ranked = sorted(written, key=lambda each: (-each.cider, each.place))
-    metrics = run.metrics()
-    history = [*metrics, *(Monitor.read(log) if (log := run.path / "flow.jsonl").exists() else ())]
-    batch = task.data.batch(session.trainer.step).part(*FLOW)
-    with evaluating(task.model):
-        flow = report(
-            task.model, batch, losses=losses_of, history=history, clip=task.config.clip_norm or None
-        )
     page = caption_page(
         title,
         f"{len(task.data.train):,} pictures to learn from, {len(task.data.test):,} held out; "
         f"{session.trainer.step:,} steps.",
-        metrics,
+        run.metrics(),
         {name: asdict(each) for name, each in session.baselines.items()},
         {
             "The best captions": _pictures(task, ranked[:SHOWN]),
             "The worst captions": _pictures(task, ranked[::-1][:SHOWN]),
         },
-        [*findings_of(flow.diagnosis)],
-        [*sections_of(flow)],
+        session.flow().part(),
         f"`unrolled train caption`, {run.path}.",
     )
     write_atomically(run.path / "report.html", page.encode())

@@ -15,10 +15,13 @@ from unrolled.cli_training import MONITOR, RESUME, Common, carry_out, parameters
 from unrolled.data.text import read_lines
 from unrolled.errors import InputError
 from unrolled.report.accuracy import AccuracyObserver
+from unrolled.report.labels_page import Labelled, labels_page
 from unrolled.tasks import labels_runs
 from unrolled.tasks.labels_config import FramesConfig, SentimentConfig, SeriesConfig, TagsConfig
 from unrolled.tasks.labels_data import read_pixels
 from unrolled.tasks.labels_given import label_frames, label_lines, label_numbers
+from unrolled.tasks.labels_scores import Scores
+from unrolled.train.files import write_atomically
 
 USUAL: Final = {"sentiment": "movie-reviews", "tags": "brown"}
 """Data sets that examples name."""
@@ -120,9 +123,33 @@ def _train(kind: str, files: dict[str, Any], settings: dict[str, Any]) -> int:
         common,
         [AccuracyObserver(out, shares, task.data.unit)],
         figure,
-        lambda: f"done: {task.scores()}. To label something: unrolled label {path} FILE",
+        lambda: _done(session, title),
         session.monitor,
     )
+
+
+def _done(session: labels_runs.Session, title: str) -> str:
+    """Write what a finished run has to show; returns what to say."""
+    task, path = session.task, session.run.path
+    found = task.scores()
+    html = labels_page(
+        title,
+        f"After {session.trainer.step:,} steps.",
+        session.run.metrics(),
+        _labelled(found),
+        {name: _labelled(each) for name, each in session.baselines.items()},
+        task.data.classes,
+        "\n\n".join(task.show(session.trainer.step).splitlines()),
+        session.flow().part(),
+        f"`unrolled train {task.kind}`, {path}.",
+    )
+    write_atomically(path / "report.html", html.encode())
+    out.print(f"page: {path / 'report.html'}", markup=False)
+    return f"done: {found}. To label something: unrolled label {path} FILE"
+
+
+def _labelled(found: Scores) -> Labelled:
+    return Labelled(found.share, found.low, found.high, found.f1, found.f1_low, found.f1_high)
 
 
 def label_command(

@@ -110,6 +110,7 @@ def _done(session: Session, title: str) -> str:
             "BLEU": [(each.label, each.scores.bleu, each.count) for each in groups],
             "exact, %": [(each.label, 100 * each.scores.exact, each.count) for each in groups],
         },
+        session.flow().part(),
         f"`unrolled train translate`, {run.path}.",
     )
     write_atomically(run.path / "report.html", html.encode())

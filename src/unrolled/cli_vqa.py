@@ -41,6 +41,9 @@ SHEET: Final = 12
 LISTED: Final = 12
 """Kinds of questions that are printed, at most."""
 
+LEAST: Final = 0.0005
+"""Probability of an answer that is printed besides the likeliest: what is below would read 0.0%."""
+
 
 def train_vqa(data: str | None, skip_broken: bool, **settings: Any) -> int:
     """Train a network that answers questions about pictures, or go on with a run.
@@ -133,6 +136,7 @@ def _done(session: Session, title: str, found: Sequence[Found], scores: Scores) 
         kinds,
         _mistakes(task, found),
         sheets,
+        session.flow().part(),
         f"`unrolled train vqa`, {path}.",
     )
     write_atomically(path / "report.html", html.encode())
@@ -208,7 +212,7 @@ def ask_command(
     choice: Annotated[
         list[str] | None, typer.Option(help="an answer to choose among, of a run that does so; repeat it")
     ] = None,
-    best: Annotated[int, typer.Option(min=1, help="how many of the likeliest answers to print")] = 5,
+    best: Annotated[int, typer.Option(min=1, help="how many of the likeliest answers to print, at most")] = 5,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="the figure [RUN/IMAGE-asked.png]")
     ] = None,
@@ -221,16 +225,17 @@ def ask_command(
         raise InputError(f"--output {str(output)!r} is no file: give one, such as asked.png")
     opened = vqa_runs.open_model(path, warn)
     found = vqa_runs.ask(opened, image, question, choice or (), best)
-    for answer, chance in found.answers:
+    answers = [each for k, each in enumerate(found.answers) if k == 0 or each[1] >= LEAST]
+    for answer, chance in answers:
         out.print(f"{chance:>7.1%}  {answer or '(nothing)'}", markup=False)
     try:
         from unrolled.report.answers import asked_figure
     except ModuleNotFoundError:
         warn("no figure: pip install 'unrolled[figures]'")
         return
-    figure = output or path / f"{image.stem}-asked.png"
+    figure = output or opened.run.path / f"{image.stem}-asked.png"
     picture = found.picture.movedim(0, -1).numpy()
-    write_atomically(figure, asked_figure(question, picture, [*found.weights.numpy()], found.answers))
+    write_atomically(figure, asked_figure(question, picture, [*found.weights.numpy()], answers))
     out.print(f"figure: {figure}", markup=False)
 
 

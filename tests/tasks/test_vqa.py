@@ -20,7 +20,7 @@ from unrolled.errors import CheckpointError, DataError, InputError
 from unrolled.measures.accuracy import wilson
 from unrolled.tasks import vqa
 from unrolled.tasks.maps import Looker
-from unrolled.tasks.vqa import VqaTask, losses_of, prepare
+from unrolled.tasks.vqa import VqaTask, prepare
 from unrolled.tasks.vqa_answers import Choices, Classes, checked_choices, ways_from_json
 from unrolled.tasks.vqa_config import VqaConfig
 from unrolled.tasks.vqa_files import Files, form
@@ -283,8 +283,8 @@ def test_easy_questions_have_four_forms():
 
 def test_gradient_flow_is_that_of_the_loss():
     task = task_of()
-    batch = task.few(0)
-    losses = losses_of(task)(task.model, batch)
+    batch = task.few(0, 4, 40)
+    losses = task.flow_losses(task.model, batch)
     assert losses.shape == batch[0].texts.lengths.shape
     own, _ = task.losses(task.model(batch[0]), batch[0], task.train.targets.at(batch[1].questions))
     assert losses.sum().item() == pytest.approx(own.sum().item())

@@ -28,7 +28,7 @@ from unrolled.flow.spectra import (
     usual_lags,
 )
 from unrolled.flow.trace import Losses, Place, record
-from unrolled.report.page import page
+from unrolled.report.page import Part, page
 
 WORK: Final = 200 * 2 * 128**3
 """Steps, times sequences, times the cube of the state's width, for which Jacobians are decomposed."""
@@ -85,11 +85,15 @@ class Report:
             "untold": list(self.untold),
         }
 
+    def part(self) -> Part:
+        """What it finds and shows, for a page."""
+        return Part([*findings_of(self.diagnosis)], [*sections_of(self)])
+
     def html(self) -> str:
-        """The page."""
+        """A page of its own."""
         footer = " ".join(("Measured by `unrolled.flow`.", *(f"{each}." for each in self.untold)))
-        findings, sections = [*findings_of(self.diagnosis)], [*sections_of(self)]
-        return page(self.title, self.subtitle, findings, sections, footer)
+        part = self.part()
+        return page(self.title, self.subtitle, part.findings, part.sections, footer)
 
     def __repr__(self) -> str:
         return f"{self.title}: {self.subtitle}\n{self.diagnosis.summary()}"

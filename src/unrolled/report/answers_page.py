@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unrolled.report.accuracy_page import accuracy_lines
 from unrolled.report.blocks import Item
-from unrolled.report.page import Finding, Lines, Mark, Picture, Section, Series, Table, page
+from unrolled.report.page import Finding, Part, Picture, Section, Table, page
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def answers_page(
     kinds: Kinds,
     mistakes: Sequence[Mistake],
     sheets: Mapping[str, bytes],
+    flow: Part,
     footer: str,
 ) -> str:
     """The page as text.
@@ -54,21 +56,23 @@ def answers_page(
         kinds: how many are right.
         mistakes: those to be shown, the surest first.
         sheets: pictures of questions with where was looked, as PNGs by what is on them.
+        flow: what gradient flow shows.
     """
     whole = next(iter(kinds.values()))
     *others, network = whole
     told: list[list[str | int]] = [
-        [kind, own[network].count, *(str(own[name]) for name in whole)] for kind, own in kinds.items()
+        [kind, own[network].count, *(f"{own[name].share:.1%}" for name in others), str(own[network])]
+        for kind, own in kinds.items()
     ]
     accuracy: list[Item] = [
         Table(
             "Kinds of questions",
-            "Shares of right answers, with 95% intervals.",
+            "Shares of right answers, the network's with its 95% interval.",
             ("kind", "questions", *whole),
             told,
             wide=True,
         ),
-        _lines(metrics, {name: whole[name].share for name in others}, network),
+        accuracy_lines(metrics, {name: whole[name].share for name in others}, network, "without looking"),
     ]
     sections = [
         Section(
@@ -83,7 +87,7 @@ def answers_page(
             Picture(
                 name,
                 "A picture is dark where the network did not look. Below it stand the likeliest answer and "
-                "its probability, and what people say if that is something else.",
+                "its probability, and the right answer if that is something else.",
                 png,
                 f"Questions about pictures, and the places that were looked at: {name.lower()}.",
                 wide=True,
@@ -95,11 +99,11 @@ def answers_page(
         table = Table(
             "Mistakes",
             "Those first that the network was surest of.",
-            ("question", "answer", "probability", "people say", "kind"),
+            ("question", "answer", "probability", "right answer", "kind"),
             [(each.question, each.answer, round(each.chance, 3), each.right, each.kind) for each in mistakes],
         )
         sections.append(Section("What it gets wrong", "Some of the questions that it did not see.", [table]))
-    return page(title, subtitle, _findings(kinds), sections, footer)
+    return page(title, subtitle, [*_findings(kinds), *flow.findings], [*sections, *flow.sections], footer)
 
 
 def _findings(kinds: Kinds) -> list[Finding]:
@@ -130,18 +134,3 @@ def _findings(kinds: Kinds) -> list[Finding]:
                 )
             )
     return findings
-
-
-def _lines(metrics: Sequence[Mapping[str, Any]], others: Mapping[str, float], network: str) -> Lines:
-    tested = [record for record in metrics if "test_accuracy" in record]
-    steps, shares, lows, highs = (
-        [record[key] for record in tested] for key in ("step", "test_accuracy", "low", "high")
-    )
-    return Lines(
-        "Over training",
-        "Accuracy on held-out questions, with its 95% interval; dashed is what is reached without looking.",
-        "gradient steps",
-        "accuracy",
-        [Series(network, steps, shares, lows, highs)],
-        marks=[Mark("y", share, f"{name} {share:.1%}") for name, share in others.items()],
-    )

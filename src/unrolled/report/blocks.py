@@ -231,6 +231,14 @@ class Section:
     items: Sequence[Item]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Findings and sections that belong together, on a page that has others too."""
+
+    findings: Sequence[Finding] = ()
+    sections: Sequence[Section] = ()
+
+
 def floats(values: Iterable[float | None], what: str) -> list[float]:
     """Numbers as floats, missing ones as NaN.
 

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text as RichText
 
 from unrolled.errors import InputError
-from unrolled.report.page import Finding, Lines, Mark, Picture, Section, Series, Table, Text, page
+from unrolled.report.page import Finding, Lines, Mark, Part, Picture, Section, Series, Table, Text, page
 from unrolled.report.terminal import SMOOTHING, TerminalObserver
 
 FIGURES: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "noun, %")
@@ -73,9 +73,8 @@ def caption_page(
     metrics: Sequence[Mapping[str, Any]],
     baselines: Mapping[str, Mapping[str, Any]],
     pictures: Mapping[str, Sequence[tuple[bytes, str, str]]],
-    findings_of_flow: Sequence[Finding] = (),
-    flow: Sequence[Section] = (),
-    footer: str = "",
+    flow: Part,
+    footer: str,
 ) -> str:
     """A run as one page.
 
@@ -84,7 +83,7 @@ def caption_page(
         baselines: figures by name, as `unrolled.tasks.caption_scores.Scores` has them.
         pictures: by a heading, such as "The best captions": each a PNG with where was looked, its heading,
             and a text that tells of it.
-        findings_of_flow, flow: what a page about the gradient flow says, and shows.
+        flow: what gradient flow shows.
     """
     ends = [record["at_the_end"] for record in metrics if "at_the_end" in record]
     sections, findings = [_learning(metrics, baselines)], []
@@ -99,7 +98,7 @@ def caption_page(
             else ""
         )
         sections.insert(-1, Section(heading, how + "Sorted by CIDEr-D.", items))
-    return page(title, subtitle, [*findings, *findings_of_flow], [*sections, *flow], footer)
+    return page(title, subtitle, [*findings, *flow.findings], [*sections, *flow.sections], footer)
 
 
 def _row(name: str, scores: Mapping[str, Any]) -> tuple[str | float, ...]:

@@ -27,6 +27,7 @@ from unrolled.report.blocks import (
     Heat,
     Lines,
     Mark,
+    Part,
     Picture,
     Section,
     Series,
@@ -42,8 +43,8 @@ from unrolled.report.markup import escaped, inline, paragraphs
 from unrolled.report.scales import number
 
 __all__ = [
-    "Bars", "Finding", "Heat", "Lines", "Mark", "Picture", "Section", "Series", "Spans", "Table", "Text",
-    "page",
+    "Bars", "Finding", "Heat", "Lines", "Mark", "Part", "Picture", "Section", "Series", "Spans", "Table",
+    "Text", "page",
 ]  # fmt: skip
 
 ICONS: Final = {

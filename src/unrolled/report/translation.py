@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from unrolled.report.page import Bars, Finding, Heat, Lines, Mark, Section, Series, Table, Text, page
+from unrolled.report.page import Bars, Finding, Heat, Lines, Mark, Part, Section, Series, Table, Text, page
 
 COMPARED: Final = 8
 """Sentences among the best and among the worst, on the page."""
@@ -49,6 +49,7 @@ def translation_page(
     translations: Sequence[Mapping[str, Any]],
     alignments: Sequence[Alignment],
     by_length: Mapping[str, Sequence[tuple[str, float, int]]],
+    flow: Part,
     footer: str,
 ) -> str:
     """A run as one page.
@@ -59,6 +60,7 @@ def translation_page(
         translations: with `source`, `translation`, `right`, and `chrf` of the sentence.
         by_length: BLEU, and share of exact sentences, by length of the source: rows of a label, the figure,
             and how many sentences there are.
+        flow: what gradient flow shows.
     """
     ends = [record["at_the_end"] for record in metrics if "at_the_end" in record]
     sections = [_learning(metrics, baselines)]
@@ -73,15 +75,7 @@ def translation_page(
         sections.append(_lengths(by_length))
     if translations:
         sections.append(_sentences(translations))
-    sections.append(
-        Section(
-            "Gradient flow",
-            "How far back the gradient reaches, layer by layer, and what the gates do, is in `flow.jsonl` as "
-            "it was while the network learned; `unrolled flow RUN` measures it now, and writes `flow.html`.",
-            [],
-        )
-    )
-    return page(title, subtitle, findings, sections, footer)
+    return page(title, subtitle, [*findings, *flow.findings], [*sections, *flow.sections], footer)
 
 
 def _verdict(end: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]) -> Finding:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.data.subwords import END, PAD, START, UNKNOWN, Subwords
+from unrolled.flow.trace import Losses
 from unrolled.nn.attention import doubly_stochastic
 from unrolled.nn.decoder import Decoded
 from unrolled.nn.reinforce import LearnedBaseline, MovingAverage, reinforce
@@ -164,6 +165,13 @@ class CaptionTask:
         chosen = places[:: max(1, len(places) // SHOWN)][:SHOWN]
         told = zip(self.caption(chosen), self.data.references(chosen), strict=True)
         return "\n".join(f"{each.caption}    [people: {people[0]}]" for each, people in told)
+
+    @property
+    def flow_losses(self) -> Losses:
+        return losses_of
+
+    def few(self, step: int, rows: int, steps: int) -> Batch:
+        return self.data.batch(step).part(rows, steps)
 
     def tensors(self) -> dict[str, Tensor]:
         return {}

@@ -15,10 +15,8 @@ from unrolled.cells import find
 from unrolled.data.images import fit, read_image
 from unrolled.data.subwords import Subwords
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
-from unrolled.flow.callbacks import MonitorObserver
-from unrolled.flow.monitor import Monitor
-from unrolled.tasks import sessions
-from unrolled.tasks.caption import CaptionTask, captions, losses_of
+from unrolled.tasks import sessions, watched
+from unrolled.tasks.caption import CaptionTask, captions
 from unrolled.tasks.caption_config import CaptionConfig
 from unrolled.tasks.caption_data import READ, CaptionData, Given, Origin
 from unrolled.tasks.caption_network import Captioner, encoder_of
@@ -48,7 +46,7 @@ BEST: Final = Decoding(beam=5, length_penalty=1.0, max_length=40)
 """How captions are written at the end of a run, and by `unrolled caption`, if nothing else is said."""
 
 
-class Session(sessions.Session[CaptionTask]):
+class Session(watched.Session[CaptionTask]):
     """A run that is about to train, beside what is reached without a network that writes."""
 
     def train(self, observers: Sequence[Observer] = ()) -> bool:
@@ -77,25 +75,6 @@ class Session(sessions.Session[CaptionTask]):
             for each, said in zip(written, people, strict=True)
         ]
         write_atomically(self.run.path / WRITTEN, b"".join(lines))
-
-    def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
-        """Who measures the gradient flow of the cross-entropy every so many steps, into flow.jsonl.
-
-        Args:
-            writer: gives where events go, once training has begun.
-        """
-        monitor = Monitor(
-            self.task.model,
-            every,
-            log=self.run.path / "flow.jsonl",
-            losses=losses_of,
-            clip=self.task.config.clip_norm or None,
-        )
-
-        def ahead(step: int) -> Any:
-            return self.task.data.batch(step).part(monitor.rows, monitor.steps)
-
-        return MonitorObserver(monitor, ahead, writer)
 
 
 def written_of(run: Run) -> list[Written]:

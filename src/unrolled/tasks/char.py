@@ -24,12 +24,13 @@ from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.data import EncodedText, Streams, Text, Vocabulary, baselines, held_out, split
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
+from unrolled.flow.trace import Losses
 from unrolled.nn import Recurrent
 from unrolled.nn.direct import DirectStack
 from unrolled.nn.initialise import initialise_matching
 from unrolled.tasks.char_config import FORMERLY, CharConfig
 from unrolled.tasks.char_step import CharStep
-from unrolled.tasks.char_time import Reaching, in_budget, step_of
+from unrolled.tasks.char_time import Reaching, in_budget, losses_on, step_of
 from unrolled.tasks.sessions import cell_from_json, cell_to_json, trainer_of
 from unrolled.tasks.settings import as_settings, pattern_of
 from unrolled.train.checkpoint import Checkpoint
@@ -221,6 +222,16 @@ class CharTask:
                     generator=generator,
                 )
             )
+
+    @property
+    def flow_losses(self) -> Losses:
+        return losses_on
+
+    def few(self, step: int, rows: int, steps: int) -> tuple[Tensor, Tensor, Mapping[str, Tensor] | None]:
+        chunk = step % len(self.streams)
+        inputs, targets = (each[:steps, :rows] for each in self.streams[chunk])
+        state = self.state if chunk else None
+        return inputs, targets, {name: value[:, :rows] for name, value in state.items()} if state else None
 
     def tensors(self) -> dict[str, Tensor]:
         before = self.reaching.before if self.reaching else {}

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
-
-from torch import Tensor, nn
+from typing import Any, Final
 
 from unrolled.cells import find
 from unrolled.data import Vocabulary, open_text
 from unrolled.errors import DataError
-from unrolled.flow.callbacks import MonitorObserver
-from unrolled.flow.monitor import Monitor
-from unrolled.tasks import char, sessions
+from unrolled.tasks import char, sessions, watched
 from unrolled.tasks.char import CharModel, CharTask
 from unrolled.tasks.char_config import FORMERLY, CharConfig
-from unrolled.tasks.char_time import losses_of
 from unrolled.tasks.sessions import Kind, check_changes, ready, run_name
 from unrolled.train import runs
 from unrolled.train.checkpoint import Checkpoint
@@ -34,37 +28,8 @@ KIND: Final = Kind(
 )  # fmt: skip
 
 
-class Session(sessions.Session[CharTask]):
+class Session(watched.Session[CharTask]):
     """A run that is about to train, beside the bits per character of n-gram models on the same split."""
-
-    def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
-        """Who measures the gradient flow of the cross-entropy every so many steps, into flow.jsonl.
-
-        Args:
-            writer: gives where events go, once training has begun.
-        """
-        monitor = Monitor(
-            self.task.model,
-            every,
-            log=self.run.path / "flow.jsonl",
-            losses=_losses,
-            clip=self.task.config.clip_norm or None,
-        )
-        return MonitorObserver(monitor, lambda step: _ahead(self.task, step, monitor), writer)
-
-
-def _losses(model: nn.Module, chunk: tuple[Tensor, Tensor, Mapping[str, Tensor] | None]) -> Tensor:
-    """The cross-entropy in nats of every step and stream (T, B), from a state on."""
-    inputs, targets, state = chunk
-    return losses_of(cast(nn.Module, partial(model, state=state)), (inputs, targets))
-
-
-def _ahead(task: CharTask, step: int, monitor: Monitor) -> tuple[Tensor, Tensor, Mapping[str, Tensor] | None]:
-    """A few rows of what the next step will read, and the state that it begins with."""
-    chunk, rows = step % len(task.streams), monitor.rows
-    inputs, targets = (each[: monitor.steps, :rows] for each in task.streams[chunk])
-    state = task.state if chunk else None
-    return inputs, targets, {name: value[:, :rows] for name, value in state.items()} if state else None
 
 
 def start(text: str, config: CharConfig, root: Path, name: str | None = None) -> Session:

@@ -7,7 +7,8 @@ of memory, from segments of the chunk that run again; or it reaches further back
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,12 @@ def losses_of(model: nn.Module, chunk: tuple[Tensor, Tensor]) -> Tensor:
     inputs, targets = chunk
     logits, _ = model(inputs)
     return F.cross_entropy(logits.movedim(-1, 1), targets, reduction="none")
+
+
+def losses_on(model: nn.Module, chunk: tuple[Tensor, Tensor, State | None]) -> Tensor:
+    """The same of a chunk that goes on from a state."""
+    inputs, targets, state = chunk
+    return losses_of(cast(nn.Module, partial(model, state=state)), (inputs, targets))
 
 
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:

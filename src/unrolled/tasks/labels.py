@@ -16,11 +16,12 @@ from torch import Tensor
 
 from unrolled.cell import Cell
 from unrolled.cells import find
+from unrolled.flow.trace import Losses
 from unrolled.tasks.char import evaluating
 from unrolled.tasks.labels_config import LabelsConfig
 from unrolled.tasks.labels_data import LabelData, labels_in
 from unrolled.tasks.labels_examples import NOTHING, Batch
-from unrolled.tasks.labels_model import Labeller, reader_of
+from unrolled.tasks.labels_model import Labeller, losses_of, reader_of
 from unrolled.tasks.labels_scores import Scores, scores
 from unrolled.tasks.sessions import cell_to_json, trainer_of
 from unrolled.train.files import JSON
@@ -107,6 +108,13 @@ class LabelTask:
 
     def show(self, step: int) -> str:
         return self.data.shown(self.label)
+
+    @property
+    def flow_losses(self) -> Losses:
+        return losses_of
+
+    def few(self, step: int, rows: int, steps: int) -> Batch:
+        return self.data.train.batch(step).part(rows, steps)
 
     def tensors(self) -> dict[str, Tensor]:
         return {}

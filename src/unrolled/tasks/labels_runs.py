@@ -11,14 +11,12 @@ from unrolled.cells import find
 from unrolled.data.labelled import named_texts, read_texts
 from unrolled.data.tagged import named_tagged, read_tagged
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
-from unrolled.flow.callbacks import MonitorObserver
-from unrolled.flow.monitor import Monitor
-from unrolled.tasks import sessions
+from unrolled.tasks import sessions, watched
 from unrolled.tasks.digits_runs import Files
 from unrolled.tasks.labels import LabelTask
 from unrolled.tasks.labels_config import FramesConfig, LabelsConfig, SentimentConfig, SeriesConfig, TagsConfig
 from unrolled.tasks.labels_data import Frames, LabelData, Sentences, Texts
-from unrolled.tasks.labels_model import Labeller, losses_of, reader_of
+from unrolled.tasks.labels_model import Labeller, reader_of
 from unrolled.tasks.labels_scores import Scores
 from unrolled.tasks.labels_series import LabelledSeries, read_table
 from unrolled.tasks.sessions import Kind, cell_from_json, run_name
@@ -51,7 +49,7 @@ Origin = Mapping[str, str]
 """Where the data are: a name or the path of a file under "data", columns of a table, or files of frames."""
 
 
-class Session(sessions.Session[LabelTask]):
+class Session(watched.Session[LabelTask]):
     """A run that is about to train, beside what is reached without a recurrent network."""
 
     def train(self, observers: Sequence[Observer] = ()) -> bool:
@@ -61,25 +59,6 @@ class Session(sessions.Session[LabelTask]):
         if finished:
             self.run.log({"step": self.trainer.step, "confusion": self.task.confusion()})
         return finished
-
-    def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
-        """Who measures the gradient flow of the cross-entropy every so many steps, into flow.jsonl.
-
-        Args:
-            writer: gives where events go, once training has begun.
-        """
-        monitor = Monitor(
-            self.task.model,
-            every,
-            log=self.run.path / "flow.jsonl",
-            losses=losses_of,
-            clip=self.task.config.clip_norm or None,
-        )
-
-        def ahead(step: int) -> Any:
-            return self.task.data.train.batch(step).part(monitor.rows, monitor.steps)
-
-        return MonitorObserver(monitor, ahead, writer)
 
 
 def open_data(origin: Origin, config: LabelsConfig) -> LabelData:

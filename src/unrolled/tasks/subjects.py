@@ -31,7 +31,6 @@ from unrolled.tasks.char_time import losses_of, read_bptt
 from unrolled.tasks.labels_model import losses_of as label_losses
 from unrolled.tasks.settings import as_settings
 from unrolled.tasks.translate import losses_of as translation_losses
-from unrolled.tasks.vqa import losses_of as vqa_losses
 from unrolled.train.loop import restore_model
 from unrolled.train.runs import Run
 from unrolled.unroll import Truncated
@@ -149,11 +148,11 @@ def _translate(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -
 
 def _vqa(run: Run, text: str | None, steps: int, batch: int, warn: Warn) -> Subject:
     task, saved = vqa_runs.as_it_was(run, warn)
-    found = task.few(0, batch)
+    found = task.few(0, batch, steps)
     return Subject(
         task.model.eval(),
         found,
-        vqa_losses(task),
+        task.flow_losses,
         f"{task.config.cell} after {saved.step:,} steps, on {len(found[0].texts.lengths)} questions about "
         f"{len(found[1].pictures)} pictures of {task.source['label']}",
     )

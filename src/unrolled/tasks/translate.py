@@ -26,6 +26,7 @@ from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.data.pairs import Pair, split_pairs
 from unrolled.errors import DataError
+from unrolled.flow.trace import Losses
 from unrolled.nn.seq2seq import Seq2Seq
 from unrolled.tasks.char import evaluating
 from unrolled.tasks.sessions import cell_to_json, trainer_of
@@ -228,6 +229,13 @@ class TranslateTask:
         pairs = [self.held_out[k] for k in self.shown_pairs()]
         found = translations(self.model, self.sides, [pair.source for pair in pairs])
         return [(each, pair.target) for each, pair in zip(found, pairs, strict=True)]
+
+    @property
+    def flow_losses(self) -> Losses:
+        return losses_of
+
+    def few(self, step: int, rows: int, steps: int) -> Batch:
+        return self.batch(step).part(rows, steps)
 
     def tensors(self) -> dict[str, Tensor]:
         return {}

@@ -15,13 +15,11 @@ from typing import Any, Final
 from unrolled.cells import find
 from unrolled.data.pairs import split_pairs
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
-from unrolled.flow.callbacks import MonitorObserver
-from unrolled.flow.monitor import Monitor
 from unrolled.nn.seq2seq import Seq2Seq
-from unrolled.tasks import sessions
+from unrolled.tasks import sessions, watched
 from unrolled.tasks.sessions import Kind, cell_from_json, run_name
 from unrolled.tasks.settings import as_settings
-from unrolled.tasks.translate import TranslateTask, build, losses_of
+from unrolled.tasks.translate import TranslateTask, build
 from unrolled.tasks.translate_config import MAY_CHANGE, TranslateConfig
 from unrolled.tasks.translate_data import Batch, Encoded, Origin, Sides, checksum
 from unrolled.tasks.translate_scores import Scores
@@ -44,7 +42,7 @@ VOCABULARY: Final = "vocabulary.json"
 WRITTEN: Final = "translations.jsonl"
 
 
-class Session(sessions.Session[TranslateTask]):
+class Session(watched.Session[TranslateTask]):
     """A run that is about to train, beside what is reached without a network."""
 
     def train(self, observers: Sequence[Observer] = ()) -> bool:
@@ -74,25 +72,6 @@ class Session(sessions.Session[TranslateTask]):
             for pair, text in zip(task.held_out, texts, strict=True)
         ]
         write_atomically(self.run.path / WRITTEN, b"".join(lines))
-
-    def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
-        """Who measures the gradient flow of the cross-entropy every so many steps, into flow.jsonl.
-
-        Args:
-            writer: gives where events go, once training has begun.
-        """
-        monitor = Monitor(
-            self.task.model,
-            every,
-            log=self.run.path / "flow.jsonl",
-            losses=losses_of,
-            clip=self.task.config.clip_norm or None,
-        )
-
-        def ahead(step: int) -> Any:
-            return self.task.batch(step).part(monitor.rows, monitor.steps)
-
-        return MonitorObserver(monitor, ahead, writer)
 
 
 def make(origin: Origin, config: TranslateConfig, sides: Sides | None = None) -> TranslateTask:

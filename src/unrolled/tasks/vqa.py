@@ -23,7 +23,6 @@ from unrolled.cell import Cell
 from unrolled.cells import find
 from unrolled.data.questions import Question, VisualQuestions
 from unrolled.data.subwords import END, PAD, START, UNKNOWN, Subwords
-from unrolled.flow.trace import Losses
 from unrolled.nn.efficientnet import FEATURES
 from unrolled.tasks.maps import Maps, Say, efficientnet, see
 from unrolled.tasks.sessions import cell_to_json, trainer_of
@@ -43,9 +42,6 @@ PICTURES: Final = 64
 
 SHOWN: Final = 5
 """Questions that are shown while it trains."""
-
-FEW: Final = 4
-"""Pictures whose questions are measured by themselves."""
 
 SPECIAL: Final = Special(pad=PAD, start=START, end=END, unknown=UNKNOWN)
 
@@ -289,9 +285,16 @@ class VqaTask:
         chosen = [own[k] for k in range(SHOWN) for own in kinds.values() if k < len(own)][:SHOWN]
         return "\n".join(told(self.test.questions[each.number], each) for each in chosen)
 
-    def few(self, step: int, pictures: int = FEW) -> tuple[Batch, Asked]:
-        """A few of the pictures that are read after `step` steps are done, to be looked at from all sides."""
-        return self.train.batch(self._rows(step)[:pictures], self.look)
+    def flow_losses(self, model: nn.Module, batch: tuple[Batch, Asked]) -> Tensor:
+        """The loss of each text of a batch (U,), over all questions that it is."""
+        read, asked = batch
+        each, _ = self.losses(model(read), read, self.train.targets.at(asked.questions))
+        zeros = each.new_zeros(read.texts.numbers.shape[1])
+        return zeros.index_add(0, read.places[read.there], each)
+
+    def few(self, step: int, rows: int, steps: int) -> tuple[Batch, Asked]:
+        """All questions about so many pictures, whole, of those that are read after `step` steps are done."""
+        return self.train.batch(self._rows(step)[:rows], self.look)
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -338,18 +341,6 @@ def likeliest(
     ]
 
 
-def losses_of(task: VqaTask) -> Losses:
-    """How gradient flow is measured: the loss of each text of a batch (U,), over all questions that it is."""
-
-    def losses(model: nn.Module, batch: tuple[Batch, Asked]) -> Tensor:
-        read, asked = batch
-        each, _ = task.losses(model(read), read, task.train.targets.at(asked.questions))
-        zeros = each.new_zeros(read.texts.numbers.shape[1])
-        return zeros.index_add(0, read.places[read.there], each)
-
-    return losses
-
-
 def as_maps(weights: Tensor) -> Tensor:
     """Weights (G, S) of the places of a square as maps (G, h, w)."""
     side = round(weights.shape[1] ** 0.5)
@@ -360,5 +351,5 @@ def told(question: Question, found: Found) -> str:
     """A question with its answer, and what it should be if it is another."""
     answer, chance = found.answers[0]
     right = Scores.of([question], [answer]).share
-    beside = "" if right == 1 else f"; people say {question.answer}"
+    beside = "" if right == 1 else f"; right: {question.answer}"
     return f"{question.text} {answer} ({chance:.0%}{beside})"

@@ -13,13 +13,11 @@ from torch import Tensor
 from unrolled.data.images import fit, read_image
 from unrolled.data.subwords import Subwords
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
-from unrolled.flow.callbacks import MonitorObserver
-from unrolled.flow.monitor import Monitor
-from unrolled.tasks import sessions
+from unrolled.tasks import sessions, watched
 from unrolled.tasks.maps import Looker, Say, efficientnet
 from unrolled.tasks.sessions import Kind, cell_from_json, run_name
 from unrolled.tasks.settings import as_settings
-from unrolled.tasks.vqa import VqaTask, as_maps, likeliest, losses_of, network, prepare
+from unrolled.tasks.vqa import VqaTask, as_maps, likeliest, network, prepare
 from unrolled.tasks.vqa_answers import Choices, Ways, checked_choices, ways_from_json
 from unrolled.tasks.vqa_config import VqaConfig
 from unrolled.tasks.vqa_files import Files
@@ -44,24 +42,8 @@ KIND: Final = Kind(
 )
 
 
-class Session(sessions.Session[VqaTask]):
+class Session(watched.Session[VqaTask]):
     """A run that is about to train, beside what is reached without looking at pictures."""
-
-    def monitor(self, every: int, writer: Callable[[], Any] | None = None) -> MonitorObserver:
-        """Who measures the gradient flow through questions every so many steps, into flow.jsonl.
-
-        Args:
-            writer: gives where events go, once training has begun.
-        """
-        task = self.task
-        monitor = Monitor(
-            task.model,
-            every,
-            log=self.run.path / "flow.jsonl",
-            losses=losses_of(task),
-            clip=task.config.clip_norm or None,
-        )
-        return MonitorObserver(monitor, task.few, writer)
 
 
 def start(
@@ -166,7 +148,7 @@ class Opened:
     vocabulary: Subwords
     ways: Ways
     looker: Looker | None
-    saved: Checkpoint
+    run: Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +175,8 @@ def open_model(path: Path, warn: Callable[[str], None]) -> Opened:
         CheckpointError: there is none; the message says why.
         DataError: weights that it needs besides were not fetched.
     """
-    saved = sessions.newest(KIND, runs.open_run(path), warn)
+    run = runs.open_run(path)
+    saved = sessions.newest(KIND, run, warn)
     try:
         facts = saved.facts
         config = VqaConfig(**as_settings(facts["config"]))
@@ -206,7 +189,7 @@ def open_model(path: Path, warn: Callable[[str], None]) -> Opened:
     spread = (torch.zeros(3), torch.ones(3)) if small else None
     model = network(config, cell, len(vocabulary), ways, spread)
     restore_model(model, saved)
-    return Opened(model.eval(), config, vocabulary, ways, None if small else efficientnet(), saved)
+    return Opened(model.eval(), config, vocabulary, ways, None if small else efficientnet(), run)
 
 
 def ask(opened: Opened, image: Path, question: str, choices: Sequence[str] = (), best: int = 5) -> Answered:
