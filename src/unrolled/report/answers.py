@@ -131,10 +131,11 @@ def answers_sheet(examples: Sequence[Answer], across: int = 6) -> bytes:
     if not examples:
         raise InputError("there is no question to draw")
     lines = -(-len(examples) // across)
-    figure = Figure(figsize=(1.75 * across, 2.45 * lines), dpi=120)
+    height = 2.45 * lines + 0.15
+    figure = Figure(figsize=(1.75 * across, height), dpi=120)
     grid = figure.add_gridspec(
-        lines, across, left=0.012, right=0.988, top=1 - 0.5 / (2.45 * lines), bottom=0.28 / (2.45 * lines),
-        wspace=0.1, hspace=0.5,
+        lines, across, left=0.012, right=0.988, top=1 - 0.5 / height, bottom=0.43 / height, wspace=0.1,
+        hspace=0.5,
     )  # fmt: skip
     for k, example in enumerate(examples):
         _example(figure.add_subplot(grid[k // across, k % across]), example)
