@@ -92,6 +92,17 @@ def test_a_run_tells_accuracy_by_kind_beside_what_is_reached_without_looking(cal
     assert {*config["baselines"]["majority"]["kinds"]} == {"colour", "shape", "yes/no"}
 
 
+def test_questions_that_nothing_can_be_learned_from_are_counted(call):
+    result = train(call, "--steps", 1, "--most-answers", 2)
+    assert result.status == 0, result.err
+    found = re.search(r"(\d+) questions about \d+ pictures to train on, 21 about 6 to test", result.out)
+    left_out = re.search(
+        r"(\d+) questions whose answer is not among the commonest are not trained", result.out
+    )
+    assert int(found[1]) + int(left_out[1]) == 49
+    assert "2 answers on q.json" in result.out
+
+
 @pytest.mark.parametrize("answers", ["classes", "choice", "words"])
 def test_a_run_that_goes_on_makes_the_steps_of_one_that_never_stopped(call, answers, monkeypatch):
     words = ("--answers", answers, "--save-every", 3, "--schedule", "constant", "--dropout", 0.1)
@@ -247,6 +258,9 @@ def test_questions_of_visual7w_bring_their_answers_and_parts(call):
     assert result.status == 0, result.err
     assert "28 questions about 8 pictures to train on, 14 about 4 to test" in result.out
     assert call("train", "vqa", "--resume", "runs/run", "--steps", 3).status == 0
+    Path("pictures/9.png").unlink()
+    skipping = train(call, "--steps", 1, "--skip-broken", files=files)
+    assert skipping.out.count("v7w.json: 1 left out: 9.png (missing)") == 1
     assert "give --annotations too" in refused(train(call, files=(*FILES[:2], *FILES[4:])))
 
 

@@ -325,6 +325,10 @@ def test_what_does_not_fit_is_said():
     )
     with pytest.raises(DataError, match="no question has an answer"):
         prepare(unanswered, VqaConfig(**SMALL))
+    among = tuple(Question("what", "red", k, choices=("blue", "green")) for k in range(2))
+    given = VisualQuestions("given", among, torch.zeros(2, 3, 16, 16))
+    with pytest.raises(DataError, match="no question with an answer that can be given"):
+        prepare(given, VqaConfig(**SMALL, answers="choice"), given)
     one = VisualQuestions("one", asked(1).questions, asked(1).images)
     with pytest.raises(DataError, match="asks about 1 picture"):
         prepare(one, VqaConfig(**SMALL))

@@ -59,10 +59,6 @@ class Classes:
         found, counts = padded.unbind(2)
         return found.contiguous(), counts / counts.sum(1, keepdim=True).clamp_min(1)
 
-    def commonest(self, question: Question) -> str:
-        """What is answered without a look at anything."""
-        return self.known[0]
-
     def to_json(self) -> dict[str, Any]:
         return {"known": [*self.known]}
 
@@ -158,10 +154,6 @@ class Words:
         lengths = torch.tensor([len(each) for each in found])
         longest = int(lengths.amax())
         return torch.tensor([[*each, *[PAD] * (longest - len(each))] for each in found]).t(), lengths
-
-    def commonest(self, question: Question) -> str:
-        """What is answered without a look at anything."""
-        return self.known[0]
 
     def to_json(self) -> dict[str, Any]:
         return {

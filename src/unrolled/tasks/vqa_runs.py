@@ -76,10 +76,11 @@ def start(
 def make(files: Files, config: VqaConfig, skip_broken: bool = False, say: Say | None = None) -> VqaTask:
     """The task of these questions; see `start`."""
     train, test = files.read(max(READ, config.size), skip_broken)
-    for part in (train, test):
-        if part is not None and part.skipped and say is not None:
-            first = "; ".join(part.skipped[:3]) + ("; …" if len(part.skipped) > 3 else "")
-            say(f"{part.name}: {len(part.skipped):,} left out: {first}")
+    parts = [part for part in (train, test) if part is not None]
+    for name, skipped in dict.fromkeys((part.name.partition(",")[0], part.skipped) for part in parts):
+        if skipped and say is not None:  # parts of one file tell the same
+            first = "; ".join(skipped[:3]) + ("; …" if len(skipped) > 3 else "")
+            say(f"{name}: {len(skipped):,} left out: {first}")
     return VqaTask(prepare(train, config, test, say), config)
 
 
