@@ -12,7 +12,7 @@ EXAMPLES = [
     FOLDER / f"{shape}.py"
     for shape in (
         "one_to_one", "one_to_many", "many_to_one", "many_to_many_in_step", "encoder_decoder", "translate",
-        "sentiment", "tags", "frames", "vqa",
+        "sentiment", "tags", "frames", "caption", "vqa",
     )
 ]  # fmt: skip
 
