@@ -32,7 +32,7 @@ from unrolled.tasks.vqa_files import split
 from unrolled.tasks.vqa_network import Answerer, Batch, Encoder, Seen
 from unrolled.tasks.vqa_part import Part, Targets
 from unrolled.tasks.vqa_questions import Asked, Squares, digest, said
-from unrolled.tasks.vqa_scores import Scores
+from unrolled.tasks.vqa_scores import Scores, score
 from unrolled.train.decoding import Decoding, Special, n_best
 from unrolled.train.files import JSON
 from unrolled.train.loop import Trainer
@@ -350,6 +350,5 @@ def as_maps(weights: Tensor) -> Tensor:
 def told(question: Question, found: Found) -> str:
     """A question with its answer, and what it should be if it is another."""
     answer, chance = found.answers[0]
-    right = Scores.of([question], [answer]).share
-    beside = "" if right == 1 else f"; right: {question.answer}"
+    beside = "" if score(question, answer) == 1 else f"; right: {question.answer}"
     return f"{question.text} {answer} ({chance:.0%}{beside})"
