@@ -64,7 +64,8 @@ def train_caption(data: str | None, captions: Path | None, skip_broken: bool, **
         from unrolled.report.overlays import overlay_sheet
 
         written = caption_runs.written_of(session.run) or session.task.written(BEST, most=SHOWN)
-        return "captions.png", overlay_sheet([_of_task(session.task, each) for each in written[:SHOWN]])
+        some = written[:: max(1, len(written) // SHOWN)][:SHOWN]
+        return "captions.png", overlay_sheet([_of_task(session.task, each) for each in some])
 
     return carry_out(
         session,
@@ -113,7 +114,11 @@ def looked(square: Tensor, each: Written, side: tuple[int, int] | None, below: s
     if weights is not None and side is not None:
         maps = weights.view(-1, *side).double().numpy()
     return Looked(
-        square.permute(1, 2, 0).numpy(), texts if maps is not None else [], maps, each.caption, below
+        square.permute(1, 2, 0).numpy(),
+        texts if maps is not None else [],
+        maps,
+        each.caption or "(nothing)",
+        below,
     )
 
 

@@ -83,7 +83,7 @@ def test_captions_in_cocos_format_are_read_beside_their_pictures(tmp_path):
 
 def test_missing_and_broken_pictures_are_listed_and_counted_and_may_be_skipped(tmp_path):
     names = tuple(f"{letter}.png" for letter in "abcdefgh")
-    captions = [(n, f"of {n}") for n in range(7)]
+    captions = [*((n, f"of {n}") for n in range(7)), (7, " … ")]
     paths = coco(tmp_path, names, captions)
     (tmp_path / "pictures" / "b.png").unlink()
     cut(tmp_path / "pictures" / "d.png")

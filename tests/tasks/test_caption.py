@@ -72,6 +72,13 @@ def test_every_caption_is_read_once_a_pass_in_any_order_of_steps():
         assert torch.equal(getattr(again, name), getattr(other, name)), name
 
 
+def test_what_is_shown_is_a_line_a_picture():
+    """Also where it says one word after the other without an end."""
+    task = task_of()
+    lines = task.show(0).splitlines()
+    assert [len(line) < 130 and "[people: A " in line for line in lines] == 5 * [True]
+
+
 def test_mirrors_are_drawn():
     """Of every picture and its mirror image one is read, about as often the one as the other."""
     task = task_of(batch=36)

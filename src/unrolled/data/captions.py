@@ -100,7 +100,8 @@ def read_coco(
     """Captioned pictures from a JSON file in the format of COCO's captions, and a folder.
 
     The file has `images`, each with `id` and `file_name`, and `annotations`, each with `image_id` and
-    `caption`. Every picture is looked at once, so that a broken one is known before training.
+    `caption`; one without a letter or a digit is none. Every picture is looked at once, so that a broken one
+    is known before training.
 
     Args:
         captions: the JSON file.
@@ -124,7 +125,8 @@ def read_coco(
             raise DataError(
                 f"{captions} has a caption for picture {note['image_id']!r}, and no such picture."
             )
-        if caption := note["caption"].strip():
+        caption = note["caption"].strip()
+        if any(map(str.isalnum, caption)):
             said.setdefault(note["image_id"], []).append(caption)
     known = list(files)
     broken = broken_ones(images / files[key] for key in known)

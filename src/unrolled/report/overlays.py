@@ -54,10 +54,9 @@ def overlay_sheet(rows: Sequence[Looked], across: int = ACROSS) -> bytes:
             axes = figure.add_subplot(grid[line, 0])
             _panel(axes, row.picture / 255)
             axes.set_title(
-                "\n".join(textwrap.wrap(row.title, 22, max_lines=2, placeholder=" …")),
-                loc="left", fontsize=8.5, color=INK, pad=4, fontweight="bold",
-            )  # fmt: skip
-            axes.set_xlabel(row.below, fontsize=7, color=MUTED, labelpad=3, loc="left")
+                _in_lines(row.title, 22), loc="left", fontsize=8.5, color=INK, pad=4, fontweight="bold"
+            )
+            axes.set_xlabel(_in_lines(row.below, 28), fontsize=7, color=MUTED, labelpad=3, loc="left")
         height, width = row.picture.shape[:2]
         weights = np.zeros((0, 1, 1)) if row.weights is None else row.weights
         strongest = max((float(smooth(each, height, width).max()) for each in weights), default=1.0)
@@ -92,6 +91,11 @@ def smooth(weights: Floats, height: int, width: int) -> Floats:
     h, w = weights.shape
     found: Floats = _bells(height, h) @ weights @ _bells(width, w).T
     return found
+
+
+def _in_lines(text: str, width: int) -> str:
+    """Two lines at most, about as wide as a panel."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder=" …"))
 
 
 def _bells(size: int, places: int) -> Floats:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
+from textwrap import shorten
 from typing import Final
 
 import torch
@@ -164,7 +165,8 @@ class CaptionTask:
         places = self.data.test.tolist()
         chosen = places[:: max(1, len(places) // SHOWN)][:SHOWN]
         told = zip(self.caption(chosen), self.data.references(chosen), strict=True)
-        return "\n".join(f"{each.caption}    [people: {people[0]}]" for each, people in told)
+        cut = partial(shorten, width=50, placeholder=" …")
+        return "\n".join(f"{cut(each.caption)}    [people: {cut(people[0])}]" for each, people in told)
 
     @property
     def flow_losses(self) -> Losses:
