@@ -9,7 +9,8 @@
     u   = relu(W_u m + b_u)
 
 and from u an answer: softmax(V u + b) over K answers; softmax(c_k · u) over those given with the question,
-where c_k is a map of an answer, read as questions are; or words, from a decoder with u beside its recurrence.
+where c_k is a map of an answer, read as questions are; or words, from a decoder with u beside its recurrence,
+normalised, since a large u would saturate the decoder's tanh.
 Without pictures m = W_q q + b_q: what questions alone tell.
 
 Source: Agrawal et al. 2015, arXiv:1505.00468, and Kim et al. 2017, arXiv:1610.04325 (product); Yang et al.
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unrolled.cell import Cell
@@ -199,4 +201,5 @@ class Answerer(nn.Module):
     def begin(self, seen: Seen) -> Spoken:
         """What a decoder of answers begins with."""
         assert self.writer is not None
-        return self.writer.begin(len(seen.fused), values=seen.fused[:, None])
+        fused = F.layer_norm(seen.fused, seen.fused.shape[-1:])
+        return self.writer.begin(len(fused), values=fused[:, None])
