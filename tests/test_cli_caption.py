@@ -220,7 +220,7 @@ def test_ways_to_write(call):
     """Greedy, beam and drawn by a seed; options that do not fit are told."""
     assert train(call, "--steps", 1, "--name", "run", "--image", "beside").status == 0
     one = ("caption", "run", "pictures/0.png")
-    assert call(*one).out == call(*one, "--beam", 5, "--length-penalty", 1).out
+    assert call(*one).out == call(*one, "--beam", 5, "--length-penalty", 3).out
     assert call(*one, "--beam", 1).status == 0
     drawn = [call(*one, "--temperature", 3, "--seed", seed).out for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -1,9 +1,9 @@
 """Captions: a network looks at a picture and says what is on it, word by word.
 
-Every step reads a batch of captions of about the same length with their pictures, drawn anew for every pass
-through them. On pictures that are held out captions are written and compared with those that people wrote: by
-BLEU-1 to 4, CIDEr-D, and how often the noun is the same. Beside these figures stand those of the caption of
-the most similar picture (by the same features), and of the commonest caption.
+Every step reads a batch of captions with their pictures, drawn anew for every pass through them. Of pictures
+that are held out captions are written and compared with those that people wrote: by BLEU-1 to 4, CIDEr-D, and
+how often the noun is the same. Beside these figures stand those of the caption of the picture with the most
+similar features, and of the commonest caption.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ class CaptionConfig(TrainingConfig):
     fine_tune: Annotated[bool, "train efficientnet-lite0 too, at --encoder-rate; takes far longer"] = False
     encoder_rate: Annotated[float, "with --fine-tune: its learning rate, as a share of --rate"] = 0.02
     cell: Annotated[str, "any cell of `unrolled cells`, as in 'lstm(peepholes=vector)'"] = "lstm"
-    hidden: Annotated[int, "units of a state (H)"] = 256
+    hidden: Annotated[int, "units of a state (H)"] = 512
     layers: Annotated[int, "layers of the cell"] = 1
     embedding: Annotated[int, "width of a word (E)"] = 128
-    picture: Annotated[int, "width of a place of the picture, as the decoder sees it (M)"] = 256
+    picture: Annotated[int, "width of a place of the picture, as the decoder sees it (M)"] = 512
     score: Annotated[str, "of attention: additive or general"] = "additive"
     width: Annotated[int, "of additive scores (A)"] = 64
     enters: Annotated[str, "how what is seen enters the step: plain, or gated by the state"] = "plain"

@@ -180,8 +180,9 @@ class CaptionData:
         ends = np.cumsum([0, *map(len, said)]).tolist()
         spelled = [flat[begin:end] for begin, end in pairwise(ends)]
         self._pairs = [(place, each) for place in self.train.tolist() for each in spelled[place]]
-        lengths = [min(len(each) + 1, config.longest) for _, each in self._pairs]
-        self._buckets = Buckets(lengths, batch=min(config.batch, len(lengths)), seed=config.seed)
+        # Of all lengths: in batches of about one length long captions, which are few, are hardly learned.
+        count = len(self._pairs)
+        self._batches = Buckets([1] * count, batch=min(config.batch, count), seed=config.seed)
         self.pictures: Shown
         self.channels, self.weights = 0, None
         if config.encoder == "small":
@@ -226,7 +227,7 @@ class CaptionData:
 
     def batch(self, step: int) -> Batch:
         """What is read after `step` steps are done: the same, whatever was read before."""
-        pairs = [self._pairs[k] for k in self._buckets[step]]
+        pairs = [self._pairs[k] for k in self._batches[step]]
         places, said = torch.tensor([place for place, _ in pairs]), [each for _, each in pairs]
         random = np.random.Generator(np.random.PCG64((self.config.seed, step, 1)))
         mirrored = torch.from_numpy(random.random(len(pairs)) < 0.5)

@@ -2,7 +2,7 @@
 
     f_s   features of the picture at places s, and their mean f̄
     v_s = W_v f_s + b_v
-    h_0 = tanh(W_0 f̄ + b_0)                             every state that the decoder begins with
+    h_0 = tanh(W_0 f̄ + b_0)                             every state that the decoder begins with; soft: zero
 
     soft     z_t = Σ α_ts v_s enters step t             attention over the places, inside the step
     hard     z_t = v_s of a place drawn by α_t          the likeliest place where captions are written
@@ -11,6 +11,8 @@
     beside   tanh(W_f [h_t, W_v f̄]) before the words    a multimodal layer
 
 Features are divided by the length of their mean, so that a faint picture is seen as well as a bright one.
+Where attention is soft the decoder begins with its cell's own states: what a picture shows comes alone from
+where it looks, and so it looks more closely.
 
 Source: Vinyals et al. 2015, arXiv:1411.4555 (first); Mao et al. 2015, arXiv:1412.6632 (beside); Xu et al.
 2015, arXiv:1502.03044 (soft, hard).
@@ -106,9 +108,8 @@ class Captioner(nn.Module):
         )  # fmt: skip
         self.drop = nn.Dropout(c.picture_dropout)
         self.seen = nn.Linear(channels, c.picture if attention else c.embedding)
-        self.start = nn.ModuleDict(
-            {name: nn.Linear(channels, c.layers * c.hidden) for name in self.decoder.state_names}
-        )
+        begun = () if c.image == "soft" else self.decoder.state_names
+        self.start = nn.ModuleDict({name: nn.Linear(channels, c.layers * c.hidden) for name in begun})
         self.baseline: MovingAverage | LearnedBaseline | None = None
         if c.image == "hard":
             self.baseline = MovingAverage() if c.baseline == "average" else LearnedBaseline(c.hidden)
@@ -146,12 +147,11 @@ class Captioner(nn.Module):
     def _ready(self, pictures: Tensor) -> tuple[Spoken, Tensor | None]:
         """What the decoder begins with, and what it reads before the first word (1, B, E), if anything."""
         features = self.features(pictures)
-        B, mean = len(features), features.mean(1)
-        whole = self.drop(mean)
+        B, whole = len(features), self.drop(features.mean(1))
         states = {
             name: torch.tanh(start(whole)).view(B, self.config.layers, -1).transpose(0, 1).contiguous()
             for name, start in self.start.items()
-        }
+        } or None
         if self.config.image == "first":
             return self.decoder.begin(B, states), self.seen(whole)[None]
         values = self.seen(self.drop(features) if self.config.places else whole[:, None])

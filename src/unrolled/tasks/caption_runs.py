@@ -42,7 +42,7 @@ KIND: Final = Kind(
 
 WRITTEN: Final = "captions.jsonl"
 
-BEST: Final = Decoding(beam=5, length_penalty=1.0, max_length=40)
+BEST: Final = Decoding(beam=5, length_penalty=3.0, max_length=40)
 """How captions are written at the end of a run, and by `unrolled caption`, if nothing else is said."""
 
 
