@@ -43,10 +43,10 @@ def overlay_sheet(rows: Sequence[Looked], across: int = ACROSS) -> bytes:
     words = across - 1
     lines = [(row, k) for row in rows for k in range(0, max(len(row.words), 1), words)]
     columns = 1 + min(words, max(max(len(row.words) for row in rows), 3))
-    top = any(row.title for row in rows)
-    figure = Figure(figsize=(1.45 * columns + 0.25, (1.85 + 0.1 * top) * len(lines) + 0.15), dpi=130)
+    more = any(row.title for row in rows) + any("\n" in _in_lines(row.below, 28) for row in rows)
+    figure = Figure(figsize=(1.45 * columns + 0.25, (1.85 + 0.1 * more) * len(lines) + 0.15), dpi=130)
     grid = figure.add_gridspec(
-        len(lines), columns, left=0.012, right=0.988, wspace=0.08, hspace=0.34 + 0.1 * top,
+        len(lines), columns, left=0.012, right=0.988, wspace=0.08, hspace=0.34 + 0.1 * more,
         top=1 - 0.48 / (1.95 * len(lines) + 0.15), bottom=0.3 / (1.95 * len(lines) + 0.15),
     )  # fmt: skip
     for line, (row, begin) in enumerate(lines):
