@@ -92,7 +92,7 @@ def test_a_run_leaves_captions_a_sheet_and_a_page(call):
     assert re.search(
         r"nearest neighbour +BLEU-1 to 4 [\d.]+ [\d.]+ [\d.]+ [\d.]+, CIDEr-D [\d.]+, noun [\d.]+%", said
     )
-    assert re.search(r"done\. Held-out pictures, a beam of 5: BLEU-1 to 4", said)
+    assert re.search(r"done\. Held-out pictures, a beam of 5: BLEU-1 to 4.* the network alone: BLEU-1", said)
     for name in ("captions.png", "report.html", "captions.jsonl", "flow.jsonl"):
         assert (Path("runs/run") / name).stat().st_size > 100, name
     page = Path("runs/run/report.html").read_text()
@@ -220,7 +220,9 @@ def test_ways_to_write(call):
     """Greedy, beam and drawn by a seed; options that do not fit are told."""
     assert train(call, "--steps", 1, "--name", "run", "--image", "beside").status == 0
     one = ("caption", "run", "pictures/0.png")
-    assert call(*one).out == call(*one, "--beam", 5, "--length-penalty", 3).out
+    assert call(*one).out == call(*one, "--beam", 5, "--length-penalty", 0).out
+    alone = call(*one, "--alone")
+    assert alone.out == call(*one, "--alone", "--beam", 5, "--length-penalty", 3).out
     assert call(*one, "--beam", 1).status == 0
     drawn = [call(*one, "--temperature", 3, "--seed", seed).out for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -228,6 +230,8 @@ def test_ways_to_write(call):
     assert "--beam" in refused(call(*one, "--beam", 2, "--top-k", 3))
     assert "--seed" in refused(call(*one, "--top-k", 3, "--seed", -1))
     assert "is no file" in refused(call(*one, "-o", "pictures"))
+    assert train(call, "--steps", 1, "--name", "single", "--neighbours", 0).status == 0
+    assert "--alone" in refused(call("caption", "single", "pictures/0.png", "--alone"))
     assert "no run at" in refused(call("caption", "nowhere", "pictures/0.png"))
 
 

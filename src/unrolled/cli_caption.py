@@ -20,10 +20,10 @@ from unrolled.data.images import fit
 from unrolled.errors import DataError, InputError
 from unrolled.report.captions import CaptionObserver, Looked, caption_page
 from unrolled.tasks import caption_runs
-from unrolled.tasks.caption import CaptionTask
+from unrolled.tasks.caption import ALONE, CaptionTask, best
 from unrolled.tasks.caption_config import CaptionConfig
 from unrolled.tasks.caption_data import Origin
-from unrolled.tasks.caption_runs import BEST, Opened, Session
+from unrolled.tasks.caption_runs import Opened, Session
 from unrolled.tasks.caption_scores import Written
 from unrolled.train.decoding import Decoding
 from unrolled.train.files import write_atomically
@@ -63,7 +63,7 @@ def train_caption(data: str | None, captions: Path | None, skip_broken: bool, **
     def figure() -> tuple[str, bytes]:
         from unrolled.report.overlays import overlay_sheet
 
-        written = caption_runs.written_of(session.run) or session.task.written(BEST, most=SHOWN)
+        written = caption_runs.written_of(session.run) or session.task.written(most=SHOWN)
         some = written[:: max(1, len(written) // SHOWN)][:SHOWN]
         return "captions.png", overlay_sheet([_of_task(session.task, each) for each in some])
 
@@ -149,10 +149,11 @@ def _done(session: Session, title: str) -> str:
     write_atomically(run.path / "report.html", page.encode())
     out.print(f"page: {run.path / 'report.html'}", markup=False)
     told = task.scores(written)
+    alone = f"\n    the network alone: {task.scores(task.written(ALONE))}" if task.config.neighbours else ""
     focus = task.focus(written)
     where = "" if focus is None else f"\n    {focus}"
     return (
-        f"done. Held-out pictures, a beam of 5: {told}{where}\nTo caption pictures: unrolled caption "
+        f"done. Held-out pictures, a beam of 5: {told}{alone}{where}\nTo caption pictures: unrolled caption "
         f"{run.path} PICTURE..."
     )
 
@@ -171,7 +172,13 @@ def _pictures(task: CaptionTask, some: Sequence[Written]) -> list[tuple[bytes, s
 
 
 def caption(
-    path: Path, pictures: list[Path], output: Path | None, overlays: bool, seed: int, **settings: Any
+    path: Path,
+    pictures: list[Path],
+    output: Path | None,
+    overlays: bool,
+    alone: bool,
+    seed: int,
+    **settings: Any,
 ) -> int:
     """Say what is on pictures, one line each, and draw where was looked for each word.
 
@@ -179,7 +186,9 @@ def caption(
     of any kind that Pillow reads; one that cannot be read is told, and the others are captioned.
     """
     opened = caption_runs.open_model(path, warn)
-    options = _options(settings)
+    if alone and not opened.config.neighbours:
+        raise InputError("--alone is for runs whose captions have a share of similar pictures' captions")
+    options = _options(settings, ALONE if alone else best(opened.config))
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed must be between 0 and 2^63 - 1, got {seed}")
     if output is not None and (not output.name or output.is_dir()):
@@ -196,7 +205,7 @@ def caption(
         raise InputError("none of the pictures can be read")
     generator = torch.Generator().manual_seed(seed)
     given = torch.stack([*squares.values()])
-    written = opened.caption(given, options, generator)
+    written = opened.caption(given, options, generator, alone=alone)
     for picture, each in zip(squares, written, strict=True):
         sys.stdout.write(f"{picture}\t{each.caption}\t{each.log_probability:.3f}\n")
     if overlays:
@@ -204,13 +213,13 @@ def caption(
     return 2 if broken else 0
 
 
-def _options(settings: Mapping[str, Any]) -> Decoding:
+def _options(settings: Mapping[str, Any], usual: Decoding) -> Decoding:
     given = {name: value for name, value in settings.items() if value is not None}
     if not given.keys() & {"beam", "temperature", "top_k", "top_p"}:
-        given = {"beam": BEST.beam, "length_penalty": BEST.length_penalty} | given
+        given = {"beam": usual.beam, "length_penalty": usual.length_penalty} | given
     if given.get("beam") == 1 and not given.keys() & {"length_penalty", "coverage_penalty"}:
         del given["beam"]
-    return Decoding(**{"max_length": BEST.max_length} | given)
+    return Decoding(**{"max_length": usual.max_length} | given)
 
 
 def _draw(
@@ -279,6 +288,12 @@ caption_command = with_settings(
         "overlays": (
             Annotated[bool, typer.Option("--overlays/--no-overlays", help="draw where was looked")],
             True,
+        ),
+        "alone": (
+            Annotated[
+                bool, typer.Option("--alone", help="by the network, without captions of similar pictures")
+            ],
+            False,
         ),
         "seed": (Annotated[int, typer.Option(help="of words that are drawn")], 0),
     },

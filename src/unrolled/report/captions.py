@@ -141,6 +141,8 @@ def _verdict(end: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]])
 
 def _scores(end: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> Section:
     rows: list[Sequence[str | float | None]] = [_row("the captioner, a beam of 5", end["scores"])]
+    if end["alone"] != end["scores"]:
+        rows.append(_row("the network alone", end["alone"]))
     rows += [_row(name, each) for name, each in reversed([*baselines.items()])]
     return Section(
         "At the end",
@@ -168,8 +170,8 @@ def _learning(metrics: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapp
     bleus = [Mark("y", each["bleu"][3], name) for name, each in baselines.items()]
     return Section(
         "While it learned",
-        "The likeliest word each time, on pictures that are held out. Dashed is what is reached without a "
-        "network that writes.",
+        "The network alone, with the likeliest word each time, on pictures that are held out. Dashed is what "
+        "is reached without a network that writes.",
         [
             Lines(
                 "The noun", "How often the noun is that of people.", "gradient steps", "% of pictures",

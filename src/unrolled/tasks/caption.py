@@ -45,6 +45,17 @@ SHOWN: Final = 5
 
 GREEDY: Final = Decoding(max_length=40)
 
+ALONE: Final = Decoding(beam=5, length_penalty=3.0, max_length=40)
+"""How a network writes alone, where its best is asked for: with less it prefers captions of a word or two."""
+
+WITH_NEIGHBOURS: Final = Decoding(beam=5, length_penalty=0.0, max_length=40)
+"""How it does with its neighbours: the likeliest caption of all."""
+
+
+def best(config: CaptionConfig) -> Decoding:
+    """How captions are written at the end of a run, and by `unrolled caption`, if nothing else is said."""
+    return WITH_NEIGHBOURS if config.neighbours else ALONE
+
 
 class CaptionTask:
     """Captioned pictures, and a network that captions.
@@ -63,7 +74,8 @@ class CaptionTask:
         encoder, channels = encoder_of(config, data.weights)
         if encoder is None:
             channels = data.channels
-        self.model = Captioner(config, self.cell, len(data.vocabulary), channels, encoder)
+        near = data.neighbours(config.neighbours)
+        self.model = Captioner(config, self.cell, len(data.vocabulary), channels, encoder, near)
 
     @property
     def title(self) -> str:
@@ -132,14 +144,16 @@ class CaptionTask:
         told = {"reward": float(reward[batch.there].mean()), "baseline": float(seen.mean())}
         return self.config.reinforce * moved + of, told
 
-    def caption(self, places: Sequence[int], options: Decoding = GREEDY) -> list[Written]:
-        """Captions of pictures at these places."""
-        return captions(self.model, self.data.vocabulary, self.data.pictures, places, options)
+    def caption(self, places: Sequence[int], options: Decoding = GREEDY, alone: bool = True) -> list[Written]:
+        """Captions of pictures at these places, by the network alone or with its neighbours."""
+        return captions(self.model, self.data.vocabulary, self.data.pictures, places, options, alone=alone)
 
-    def written(self, options: Decoding = GREEDY, most: int | None = None) -> list[Written]:
+    def written(
+        self, options: Decoding = GREEDY, most: int | None = None, alone: bool = True
+    ) -> list[Written]:
         """Captions of the pictures that are held out, or of so many, each with its CIDEr-D."""
         places = self.data.test.tolist()[:most]
-        found = self.caption(places, options)
+        found = self.caption(places, options, alone)
         ciders = each_cider([each.caption for each in found], self.data.references(places))
         return [each.scored(cider) for each, cider in zip(found, ciders, strict=True)]
 
@@ -202,18 +216,20 @@ def captions(
     places: Sequence[int],
     options: Decoding = GREEDY,
     generator: torch.Generator | None = None,
+    alone: bool = False,
 ) -> list[Written]:
     """Captions of pictures.
 
     Args:
         generator: what words are drawn with, if they are.
+        alone: by the network, without its neighbours.
     """
     found = []
     with evaluating(model):
         for begin in range(0, len(places), ROWS):
             part = places[begin : begin + ROWS]
-            state = model.begin(pictures.at(torch.tensor(part)))
-            written = decode(model.decoder.step, state, len(part), SPECIAL, options, generator=generator)
+            step, state = model.writer(pictures.at(torch.tensor(part)), alone)
+            written = decode(step, state, len(part), SPECIAL, options, generator=generator)
             for place, each in zip(part, written, strict=True):
                 looked = None if each.attention is None or not model.config.places else each.attention
                 pieces, said = tuple(vocabulary.pieces(each.tokens)), vocabulary.decode(each.tokens)

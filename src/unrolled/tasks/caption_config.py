@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from unrolled.errors import InputError
 from unrolled.tasks.settings import TrainingConfig, finite, one_of, option_of, seeds, shares, sizes
@@ -17,6 +17,10 @@ SCORES: Final = ("additive", "general")
 ENTERS: Final = ("plain", "gated")
 
 BASELINES: Final = ("average", "learned")
+
+
+UNSAID: Final[Any] = None
+"""A setting of which others decide."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class CaptionConfig(TrainingConfig):
     score: Annotated[str, "of attention: additive or general"] = "additive"
     width: Annotated[int, "of additive scores (A)"] = 64
     enters: Annotated[str, "how what is seen enters the step: plain, or gated by the state"] = "plain"
+    neighbours: Annotated[
+        float,
+        "share of the captions of similar pictures in what is written, see caption_neighbours.py; 0 for the "
+        "network alone [0.5; 0 where what looks at pictures learns too]",
+    ] = UNSAID
     dropout: Annotated[float, "of words and of what the decoder makes of them"] = 0.3
     picture_dropout: Annotated[float, "of the picture's features"] = 0.3
     smoothing: Annotated[float, "of labels"] = 0.1
@@ -66,6 +75,11 @@ class CaptionConfig(TrainingConfig):
         )
         seeds(self, "split")
         shares(self, "dropout", "picture_dropout", "smoothing")
+        if self.neighbours is None:
+            object.__setattr__(self, "neighbours", 0.0 if self.learned_encoder else 0.5)
+        shares(self, "neighbours")
+        if self.neighbours and self.learned_encoder:
+            raise InputError("--neighbours are told by features that stay as they are: leave it out")
         finite(self, "evenness", "reinforce", "entropy", "encoder_rate")
         one_of(self, "image", IMAGES)
         one_of(self, "encoder", ENCODERS)

@@ -21,6 +21,7 @@ from unrolled.data.splits import shuffled
 from unrolled.data.subwords import END, PAD, START, Subwords
 from unrolled.errors import DataError, InputError
 from unrolled.tasks.caption_config import CaptionConfig
+from unrolled.tasks.caption_neighbours import Neighbours
 from unrolled.tasks.maps import Looker, Say, checksums, efficientnet, see
 from unrolled.tasks.vqa_questions import Squares
 from unrolled.train.files import JSON
@@ -208,6 +209,15 @@ class CaptionData:
     def references(self, places: Sequence[int]) -> list[tuple[str, ...]]:
         """What people wrote of these pictures."""
         return [self.whole.items[place].captions for place in places]
+
+    def neighbours(self, share: float) -> Neighbours | None:
+        """The pictures to learn from, whose captions have a share in what is written, if they have any."""
+        if not share:
+            return None
+        said: dict[int, list[Sequence[int]]] = {place: [] for place in self.train.tolist()}
+        for place, each in self._pairs:
+            said[place].append(each)
+        return Neighbours.of(share, self.pooled[self.train], [*said.values()])
 
     @cached_property
     def nearest(self) -> dict[int, int]:

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, Self
+from functools import partial
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from unrolled.nn.decoder import Decoded, Decoder, Spoken
 from unrolled.nn.efficientnet import FEATURES, EfficientNetLite0, pixels
 from unrolled.nn.reinforce import LearnedBaseline, MovingAverage
 from unrolled.tasks.caption_config import CaptionConfig
+from unrolled.tasks.caption_neighbours import Neighbours
 from unrolled.tasks.vqa_network import Encoder
 
 SCALE: Final = 6.0
@@ -88,17 +90,24 @@ class Captioner(nn.Module):
         words: the size of the vocabulary.
         channels: C, of features.
         encoder: from bytes (B, 3, size, size) to features, if it learns too; without, features are given.
+        neighbours: whose captions take part where captions are written, if any.
 
     Raises:
         InputError, CellError: a setting does not fit.
     """
 
     def __init__(
-        self, config: CaptionConfig, cell: Cell, words: int, channels: int, encoder: nn.Module | None = None
+        self,
+        config: CaptionConfig,
+        cell: Cell,
+        words: int,
+        channels: int,
+        encoder: nn.Module | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         super().__init__()
         c = self.config = config
-        self.encoder = encoder
+        self.encoder, self.neighbours = encoder, neighbours
         attention = "inside" if c.inside else "after" if c.image == "beside" else None
         self.decoder = Decoder(
             cell, words, c.embedding, c.hidden, c.layers, attention=attention,
@@ -129,6 +138,18 @@ class Captioner(nn.Module):
             return state
         read: Decoded = self.decoder(first, state)
         return read.end
+
+    def writer(self, pictures: Tensor, alone: bool = False) -> tuple[Any, Any]:
+        """What writes captions of pictures, see `unrolled.train.decoding`: a step, and a state to begin with.
+
+        Args:
+            alone: without neighbours.
+        """
+        spoken, step, near = self.begin(pictures), self.decoder.step, self.neighbours
+        if near is None or alone:
+            return step, spoken
+        mean = pictures.to(near.features.dtype).flatten(2).mean(2)
+        return partial(near.step, step), near.begin(spoken, mean)
 
     def forward(self, words: Tensor, pictures: Tensor, uniform: Tensor | None = None) -> Decoded:
         """What the decoder makes of captions that it is given.

@@ -16,9 +16,10 @@ from unrolled.data.images import fit, read_image
 from unrolled.data.subwords import Subwords
 from unrolled.errors import CellError, CheckpointError, DataError, InputError
 from unrolled.tasks import sessions, watched
-from unrolled.tasks.caption import CaptionTask, captions
+from unrolled.tasks.caption import ALONE, CaptionTask, best, captions
 from unrolled.tasks.caption_config import CaptionConfig
 from unrolled.tasks.caption_data import READ, CaptionData, Given, Origin
+from unrolled.tasks.caption_neighbours import Neighbours
 from unrolled.tasks.caption_network import Captioner, encoder_of
 from unrolled.tasks.caption_scores import Scores, Written
 from unrolled.tasks.maps import Looker, Say, efficientnet
@@ -42,9 +43,6 @@ KIND: Final = Kind(
 
 WRITTEN: Final = "captions.jsonl"
 
-BEST: Final = Decoding(beam=5, length_penalty=3.0, max_length=40)
-"""How captions are written at the end of a run, and by `unrolled caption`, if nothing else is said."""
-
 
 class Session(watched.Session[CaptionTask]):
     """A run that is about to train, beside what is reached without a network that writes."""
@@ -59,10 +57,11 @@ class Session(watched.Session[CaptionTask]):
 
     def _finish(self) -> None:
         task = self.task
-        written = task.written(BEST)
+        written = task.written(best(task.config), alone=False)
         looked = task.focus(written)
         told: JSON = {
             "scores": asdict(task.scores(written)),
+            "alone": asdict(task.scores(task.written(ALONE))),
             "focus": None if looked is None else asdict(looked),
         }
         self.run.log({"step": self.trainer.step, "at_the_end": told})
@@ -202,20 +201,24 @@ class Opened:
     def caption(
         self,
         squares: Tensor,
-        options: Decoding = BEST,
+        options: Decoding | None = None,
         generator: torch.Generator | None = None,
         looker: Looker | None = None,
+        alone: bool = False,
     ) -> list[Written]:
         """Captions of pictures.
 
         Args:
             squares: (B, 3, size, size) of bytes, see `square`.
             generator: what words are drawn with, if they are.
+            options: `best` if not given.
             looker: what makes features, where the network does not itself; EfficientNet-Lite0 if not given.
+            alone: by the network, without its neighbours.
         """
+        options = options or best(self.config)
         seen = squares if self.config.learned_encoder else (looker or efficientnet())(squares)
         places = range(len(squares))
-        return captions(self.model, self.vocabulary, Given(seen), places, options, generator)
+        return captions(self.model, self.vocabulary, Given(seen), places, options, generator, alone)
 
     def square(self, path: Path) -> Tensor:
         """A picture from a file, as the network takes it, (3, size, size) of bytes.
@@ -239,7 +242,12 @@ def open_model(path: Path, warn: Callable[[str], None]) -> Opened:
         config = CaptionConfig(**as_settings(saved.facts["config"]))
         encoder, _ = encoder_of(config)
         cell, channels = cell_from_json(saved.facts["cell"]), saved.facts["channels"]
-        model = Captioner(config, cell, len(vocabulary), channels, encoder)
+        near = (
+            Neighbours.like(config.neighbours, saved.tensors, "model.neighbours.")
+            if config.neighbours
+            else None
+        )
+        model = Captioner(config, cell, len(vocabulary), channels, encoder, near)
         size, (height, width) = saved.facts["size"], saved.facts["side"]
     except (KeyError, TypeError, ValueError, CellError, InputError) as error:
         raise CheckpointError(f"{saved.path} is not a checkpoint of {KIND.what}: {error}") from error
