@@ -45,7 +45,7 @@ def probability(step, state, caption: list[int]) -> torch.Tensor:
 def test_a_caption_is_as_likely_as_the_mixture_says(network, share, caption):
     near, features = neighbours(share)
     alone = probability(network.step, network.begin(3), caption)
-    unit = [nn.functional.normalize(each.sqrt(), dim=1) for each in (features, near.features)]
+    unit = [nn.functional.normalize(each, dim=1) for each in (features, near.features)]
     weights = (SHARPNESS * unit[0] @ unit[1].t()).softmax(1)
     said = torch.tensor([own.count(caption) / len(own) for own in SAID], dtype=torch.float64)
     wanted = (1 - share) * alone + share * weights @ said

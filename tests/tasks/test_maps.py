@@ -44,6 +44,12 @@ def test_features_are_those_of_squares(tmp_path, looker):
     mixed = torch.where(mirror[:, None, None, None], turned[places], expected[places])
     torch.testing.assert_close(found.at(places, mirror), mixed, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.means(), expected.mean((2, 3)), rtol=1e-3, atol=1e-3)
+    both = torch.stack([expected.mean((2, 3)), turned.mean((2, 3))]).sqrt().mean(0)
+    torch.testing.assert_close(found.roots(places), both[places], rtol=1e-3, atol=1e-3)
+    plain = see(images, looker, cache=tmp_path)
+    torch.testing.assert_close(
+        plain.roots(places), expected.mean((2, 3)).sqrt()[places], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_each_picture_is_looked_at_once(tmp_path, looker):

@@ -228,7 +228,9 @@ def captions(
     with evaluating(model):
         for begin in range(0, len(places), ROWS):
             part = places[begin : begin + ROWS]
-            step, state = model.writer(pictures.at(torch.tensor(part)), alone)
+            rows = torch.tensor(part)
+            alike = None if alone or model.neighbours is None else pictures.roots(rows)
+            step, state = model.writer(pictures.at(rows), alike)
             written = decode(step, state, len(part), SPECIAL, options, generator=generator)
             for place, each in zip(part, written, strict=True):
                 looked = None if each.attention is None or not model.config.places else each.attention

@@ -104,16 +104,28 @@ class Shown(Protocol):
     def at(self, places: Tensor, mirrored: Tensor | None = None) -> Tensor:
         """Those at these places (B, …), mirrored from left to right where that is true."""
 
+    def roots(self, places: Tensor) -> Tensor:
+        """What those at these places are alike by (B, C), see `unrolled.tasks.maps.roots`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Pictures as squares of bytes, or what was made of some before."""
+    """Pictures as squares of bytes, or what was made of some before.
+
+    Args:
+        alike: (N, C), what those are alike by, if that is asked for.
+    """
 
     pictures: Squares | Tensor
+    alike: Tensor | None = None
 
     def at(self, places: Tensor, mirrored: Tensor | None = None) -> Tensor:
         found = self.pictures[places] if isinstance(self.pictures, Tensor) else self.pictures.at(places)
         return found if mirrored is None else torch.where(mirrored[:, None, None, None], found.flip(3), found)
+
+    def roots(self, places: Tensor) -> Tensor:
+        assert self.alike is not None
+        return self.alike[places]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +229,7 @@ class CaptionData:
         said: dict[int, list[Sequence[int]]] = {place: [] for place in self.train.tolist()}
         for place, each in self._pairs:
             said[place].append(each)
-        return Neighbours.of(share, self.pooled[self.train], [*said.values()])
+        return Neighbours.of(share, self.pictures.roots(self.train), [*said.values()])
 
     @cached_property
     def nearest(self) -> dict[int, int]:

@@ -5,8 +5,9 @@ look most alike are whole. So a caption c of a picture is written by a mixture o
 
     p(c) = (1 − λ) p_network(c) + λ Σ_i w_i [c = c_i],    w = softmax(β u · u_i),
 
-with the pictures i that were learned from, their captions c_i, and u the roots of a picture's mean features,
-divided by their length. Word by word that is, with the words that were written before,
+with the pictures i that were learned from, their captions c_i, and u what pictures are alike by (the roots of
+mean features, see `unrolled.tasks.maps.roots`), divided by its length. Word by word that is, with the words
+that were written before,
 
     p(word | before) ∝ (1 − λ) p_network(before, word) + λ Σ_i w_i [c_i begins with before, word].
 
@@ -66,7 +67,7 @@ class Neighbours(nn.Module):
 
     Args:
         share: λ, from 0 to 1.
-        features: (N, D), mean features of pictures.
+        features: (N, D), what pictures are alike by.
         places: (C,), the picture of each caption.
         captions: (C, L), the words of each, END, and PAD.
     """
@@ -108,8 +109,9 @@ class Neighbours(nn.Module):
         return cls(share, *(torch.zeros_like(tensors[f"{prefix}{name}"]) for name in names))
 
     def begin(self, spoken: Spoken, features: Tensor) -> Mixed:
-        """Before the first word, of pictures with these mean features (B, D)."""
-        likeness = _unit(features) @ _unit(self.features).t()
+        """Before the first word, of pictures with these features (B, D)."""
+        unit = [F.normalize(each.to(self.features), dim=1) for each in (features, self.features)]
+        likeness = unit[0] @ unit[1].t()
         each = self.places.bincount(minlength=len(self.features))  # captions of a picture share its weight
         weights = ((SHARPNESS * likeness).softmax(1) / each)[:, self.places]
         return Mixed(spoken, weights, weights.new_zeros(len(weights)))
@@ -135,7 +137,3 @@ class Neighbours(nn.Module):
         if t < self.captions.shape[1]:
             return self.captions[None, :, t]
         return torch.full_like(self.captions[None, :, 0], PAD)
-
-
-def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.clamp(min=0).sqrt(), dim=1)

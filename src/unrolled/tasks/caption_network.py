@@ -139,17 +139,16 @@ class Captioner(nn.Module):
         read: Decoded = self.decoder(first, state)
         return read.end
 
-    def writer(self, pictures: Tensor, alone: bool = False) -> tuple[Any, Any]:
+    def writer(self, pictures: Tensor, alike: Tensor | None = None) -> tuple[Any, Any]:
         """What writes captions of pictures, see `unrolled.train.decoding`: a step, and a state to begin with.
 
         Args:
-            alone: without neighbours.
+            alike: (B, C), what pictures are alike by; the network writes alone if not given.
         """
-        spoken, step, near = self.begin(pictures), self.decoder.step, self.neighbours
-        if near is None or alone:
+        spoken, step = self.begin(pictures), self.decoder.step
+        if self.neighbours is None or alike is None:
             return step, spoken
-        mean = pictures.to(near.features.dtype).flatten(2).mean(2)
-        return partial(near.step, step), near.begin(spoken, mean)
+        return partial(self.neighbours.step, step), self.neighbours.begin(spoken, alike)
 
     def forward(self, words: Tensor, pictures: Tensor, uniform: Tensor | None = None) -> Decoded:
         """What the decoder makes of captions that it is given.

@@ -22,7 +22,7 @@ from unrolled.tasks.caption_data import READ, CaptionData, Given, Origin
 from unrolled.tasks.caption_neighbours import Neighbours
 from unrolled.tasks.caption_network import Captioner, encoder_of
 from unrolled.tasks.caption_scores import Scores, Written
-from unrolled.tasks.maps import Looker, Say, efficientnet
+from unrolled.tasks.maps import Looker, Say, efficientnet, roots
 from unrolled.tasks.sessions import Kind, cell_from_json, run_name
 from unrolled.tasks.settings import CHANGEABLE, as_settings
 from unrolled.train import runs
@@ -216,9 +216,13 @@ class Opened:
             alone: by the network, without its neighbours.
         """
         options = options or best(self.config)
-        seen = squares if self.config.learned_encoder else (looker or efficientnet())(squares)
+        given = Given(squares)
+        if not self.config.learned_encoder:
+            look = looker or efficientnet()
+            views = [look(squares), *([look(squares.flip(3))] if self.config.flips else [])]
+            given = Given(views[0], roots(views))
         places = range(len(squares))
-        return captions(self.model, self.vocabulary, Given(seen), places, options, generator, alone)
+        return captions(self.model, self.vocabulary, given, places, options, generator, alone)
 
     def square(self, path: Path) -> Tensor:
         """A picture from a file, as the network takes it, (3, size, size) of bytes.

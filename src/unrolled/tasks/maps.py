@@ -115,10 +115,25 @@ class Maps:
             found[k] = torch.from_numpy(shard[place % SHARD].astype(np.float32))
         return found
 
+    def roots(self, places: Tensor) -> Tensor:
+        """Roots of the means of features of the pictures at these places (P, C), see `roots`."""
+        ways = [None, torch.ones(len(places), dtype=torch.bool)] if self._turned else [None]
+        return roots([self.at(places, way) for way in ways])
+
     def means(self) -> Tensor:
         """Of each picture over its places, (N, C)."""
         parts = [torch.from_numpy(shard.mean((2, 3), dtype=np.float32)) for shard in self._shards]
         return torch.cat(parts)
+
+
+def roots(views: Sequence[Tensor]) -> Tensor:
+    """What pictures are alike by (P, C): the roots of the means of their features, so that a few large ones
+    do not hide the others (Perronnin, Sánchez & Mensink 2010, doi:10.1007/978-3-642-15561-1_11).
+
+    Args:
+        views: features (P, C, h, w) of the pictures, and as many of them mirrored, to be averaged over.
+    """
+    return torch.stack([view.float().mean((2, 3)).clamp(min=0).sqrt() for view in views]).mean(0)
 
 
 def see(
