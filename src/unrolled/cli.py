@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 import unrolled
 from unrolled import data
@@ -46,8 +47,23 @@ from unrolled.tasks import char, char_runs
 from unrolled.tasks.char_config import CharConfig
 from unrolled.train.files import write_atomically
 
+ORDER: Final = (
+    "data", "train", "sample", "eval", "label", "translate", "lengths", "caption", "ask", "flow", "compare",
+    "truncation", "plan", "units", "narx", "lab", "cells", "draw", "export",
+)  # fmt: skip
+"""Of the commands in --help: what one starts with, what trained models do, what is seen in them, the rest."""
+
+
+class Ordered(TyperGroup):
+    """Commands in that order."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
-    help="Recurrent networks from their equations: train them, sample from them, look inside.",
+    cls=Ordered,
+    help="Recurrent networks from their equations: train them, let them write, look inside.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
