@@ -14,7 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import unrolled
+from commands import Call, caller
 from unrolled import cli
 from unrolled.__main__ import main
 from unrolled.cells import CELLS, VARIANTS, find
@@ -65,17 +66,6 @@ def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("unrolled.report.figures.loss_figure", lambda *_: b"")
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command line in an empty folder that holds `text.txt`."""
@@ -85,12 +75,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.delenv(name, raising=False)
     Path("text.txt").write_text(TEXT)
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 @pytest.fixture

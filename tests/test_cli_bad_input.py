@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
+from commands import Call, Result, caller
 from unrolled import cli, data
 from unrolled.data import encoded
 from unrolled.tasks import char_runs
@@ -30,17 +31,6 @@ TRAIN = ("train", "char", "text.txt", *SMALL, "--steps", "4", "--name", "new")
 RESUME = ("train", "char", "--resume", "runs/run", "--steps", "9")
 SAMPLE = ("sample", "runs/run", "--length", "5")
 EVAL = ("eval", "runs/run", "text.txt")
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +61,7 @@ def call(
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 def content(folder: Path) -> dict[str, bytes]:

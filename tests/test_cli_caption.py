@@ -4,15 +4,13 @@ are read, and what is broken is listed."""
 import json
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from coloured import looker, shapes, written_as_files
-from unrolled import cli
+from commands import Call, Result, caller, losses, refused
 from unrolled.data import images
 from unrolled.errors import CheckpointError
 from unrolled.report.captions import Looked
@@ -32,17 +30,6 @@ SMALL = tuple(word for name, value in SIZES.items() for word in (f"--{name}", st
 FILES = ("pictures", "--captions", "pictures/captions.json")
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command line in a folder with pictures and their captions; what looks at them is small."""
@@ -53,12 +40,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     Path("pictures").mkdir()
     written_as_files(Path("pictures"), shapes(18))
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 @pytest.fixture
@@ -69,17 +51,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(call: Call, *words: object, files: tuple[str, ...] = FILES) -> Result:
     return call("train", "caption", *SMALL, *files, *words)
-
-
-def losses(name: str) -> list[float]:
-    lines = (Path("runs") / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-
-
-def refused(result: Result) -> str:
-    assert result.status == 2
-    assert re.fullmatch(r"unrolled: [^\n]{10,}\n", result.err), result
-    return result.err
 
 
 def test_a_run_leaves_captions_a_sheet_and_a_page(call):

@@ -1,20 +1,16 @@
 """`unrolled train digits`: a run that goes on is the run that never stopped, and mistakes cost a line."""
 
-import gzip
 import json
 import re
 import shutil
 import signal
-import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from unrolled import cli
+from commands import Call, Result, caller, losses, refused, write_idx
 from unrolled.report.figures import accuracy_figure
 from unrolled.tasks.digits import DigitsTask
 from unrolled.train import loop
@@ -37,24 +33,6 @@ SMALL = (
 FILES = ("--images", "images.gz", "--labels", "labels")
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    data = (
-        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype("u1").tobytes()
-    )
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command line in a folder with pictures of two classes."""
@@ -67,27 +45,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     write_idx(tmp_path / "images.gz", pixels)
     write_idx(tmp_path / "labels", labels)
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 def train(call: Call, *words: object, files: tuple[str, ...] = FILES) -> Result:
     return call("train", "digits", *SMALL, *files, *words)
-
-
-def losses(name: str) -> list[float]:
-    lines = (Path("runs") / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-
-
-def refused(result: Result) -> str:
-    assert result.status == 2
-    assert re.fullmatch(r"unrolled: [^\n]{10,}\n", result.err), result
-    return result.err
 
 
 def test_a_run_tells_accuracy_with_its_interval_beside_the_baselines(call):

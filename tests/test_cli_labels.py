@@ -5,17 +5,14 @@ import json
 import re
 import shutil
 import signal
-import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from unrolled import cli
+from commands import Call, Result, caller, losses, refused, write_idx
 from unrolled.report.labels import labels_figure
 from unrolled.tasks import labels_data
 from unrolled.tasks.labels import LabelTask
@@ -34,23 +31,6 @@ KINDS = {
     "frames": ("frames", *FILES, *MOVING),
     "series": ("series", "series.tsv"),
 }
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    path.write_bytes(
-        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype("u1").tobytes()
-    )
 
 
 @pytest.fixture(scope="module")
@@ -83,27 +63,11 @@ def call(
     monkeypatch.setattr("unrolled.report.labels.labels_figure", lambda *_: b"")
     monkeypatch.setattr(labels_data, "ALONE", 3)
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 def train(call: Call, kind: str, *words: object) -> Result:
     return call("train", *KINDS[kind], *SMALL, *words)
-
-
-def losses(name: str) -> list[float]:
-    lines = (Path("runs") / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-
-
-def refused(result: Result) -> str:
-    assert result.status == 2
-    assert re.fullmatch(r"unrolled: [^\n]{10,}\n", result.err), result
-    return result.err
 
 
 every = pytest.mark.parametrize("kind", KINDS)

@@ -7,13 +7,12 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from commands import Call, Result, caller, losses, refused
 from unrolled import cli
 from unrolled.report.translation import Alignment
 from unrolled.report.translation_figures import alignment_figure, lengths_figure, training_figure
@@ -39,17 +38,6 @@ SMALL = tuple(word for name, value in SIZES.items() for word in (f"--{name}", st
 FILES = ("--source", "source.txt", "--target", "target.txt")
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
-
-
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command line in a folder with sentences and their translations."""
@@ -61,27 +49,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     Path("source.txt").write_text("".join(f"{pair.source}\n" for pair in pairs))
     Path("target.txt").write_text("".join(f"{pair.target}\n" for pair in pairs))
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 def train(call: Call, *words: object, files: tuple[str, ...] = FILES) -> Result:
     return call("train", "translate", *SMALL, *files, *words)
-
-
-def losses(name: str) -> list[float]:
-    lines = (Path("runs") / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-
-
-def refused(result: Result) -> str:
-    assert result.status == 2
-    assert re.fullmatch(r"unrolled: [^\n]{10,}\n", result.err), result
-    return result.err
 
 
 def test_a_run_tells_scores_beside_the_baselines_and_leaves_a_page(call):

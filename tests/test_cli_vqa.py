@@ -6,14 +6,12 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from asked import asked, write_vqa
-from unrolled import cli
+from commands import Call, Result, caller, losses, refused
 from unrolled.tasks.vqa import VqaTask
 from unrolled.train import loop
 from unrolled.train.files import seal, unseal
@@ -22,17 +20,6 @@ SMALL = (
     "--size", "16", "--channels", "4,8", "--hidden", "8", "--embedding", "4", "--fused", "8", "--batch", "8",
     "--question-only", "3", "--warmup", "0", "--holdout", "0.3", "--monitor", "4",
 )  # fmt: skip
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Result]
 
 
 @pytest.fixture
@@ -44,12 +31,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.setattr(f"unrolled.report.answers.{name}", lambda *_: b"\x89PNG")
     write_vqa(tmp_path, asked(20))
 
-    def run(*words: object) -> Result:
-        capsys.readouterr()
-        status = cli.run([str(word) for word in words])
-        return Result(status, *capsys.readouterr())
-
-    return run
+    return caller(capsys)
 
 
 FILES = ("--questions", "q.json", "--annotations", "a.json", "--images", "pictures")
@@ -57,17 +39,6 @@ FILES = ("--questions", "q.json", "--annotations", "a.json", "--images", "pictur
 
 def train(call: Call, *words: object, files: tuple[str, ...] = FILES) -> Result:
     return call("train", "vqa", *SMALL, *files, *words)
-
-
-def losses(name: str) -> list[float]:
-    lines = (Path("runs") / name / "metrics.jsonl").read_text().splitlines()
-    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
-
-
-def refused(result: Result) -> str:
-    assert result.status == 2
-    assert re.fullmatch(r"unrolled: [^\n]{10,}\n", result.err), result
-    return result.err
 
 
 def test_a_run_tells_accuracy_by_kind_beside_what_is_reached_without_looking(call):
