@@ -37,8 +37,8 @@ def flow_command(
     """See where the gradient of a trained model dies, at which lag, in which gate, and what to do.
 
     RUN is one of a character model, of labels, of a translator, a captioner, of answers to questions about
-    pictures, or of digits through depth. Prints the verdict and writes one page of figures that opens without a network. Ctrl-C
-    ends the longest measurements and keeps what is done.
+    pictures, or of digits through depth. Prints the verdict and writes one page of figures that opens without
+    a network. Ctrl-C ends the longest measurements and keeps what is done.
     """
     if output is not None and (not output.name or output.is_dir()):
         raise InputError(f"--output {str(output)!r} is no file: give one, such as flow.html")
