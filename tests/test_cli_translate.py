@@ -205,6 +205,18 @@ def test_gradient_flow_is_measured_while_it_learns(call):
         assert f"{place} at step" in result.out
 
 
+def test_gradient_flow_is_told_of_sentences_of_any_lengths(call):
+    """Of translations that are longer than their sources, or shorter: the loss of the last word is looked at."""
+    for name, longer in (("long", True), ("short", False)):
+        lines = [line.split() for line in Path("source.txt").read_text().splitlines()]
+        said = [[*line, *line] if longer else line[:1] for line in lines]
+        Path(name).write_text("".join(f"{' '.join(line)}\n" for line in said))
+        found = train(call, "--steps", 2, "--name", name, files=("--source", "source.txt", "--target", name))
+        assert found.status == 0, found.err
+        assert "Gradient by lag" in Path(f"runs/{name}/report.html").read_text()
+        assert call("flow", name).status == 0
+
+
 def test_gradient_flow_of_a_run_has_a_page(call):
     assert train(call, "--steps", 4, "--name", "run", "--attention", "inside").status == 0
     result = call("flow", "run", "--batch", 4)

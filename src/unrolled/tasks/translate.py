@@ -271,8 +271,10 @@ def mixed(model: Seq2Seq, batch: Batch, share: float) -> Batch:
 
 
 def losses_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The cross-entropy in nats of every word (T, B), 0 where there is none."""
+    """The cross-entropy in nats of the last word of every sentence (B,): of one loss it is asked how far its
+    gradient reaches, back through the decoder, and from the end of the source."""
     assert isinstance(model, Seq2Seq)
     found = model(batch.source, batch.read, batch.lengths)
-    logits = model.decoder.logits(found.features).movedim(-1, 1)
-    return F.cross_entropy(logits, batch.said, reduction="none") * batch.there
+    last, rows = batch.there.sum(0) - 1, torch.arange(batch.there.shape[1])
+    logits = model.decoder.logits(found.features[last, rows])
+    return F.cross_entropy(logits, batch.said[last, rows], reduction="none")

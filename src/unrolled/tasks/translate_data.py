@@ -151,9 +151,9 @@ class Batch:
     there: Tensor
 
     def part(self, rows: int, steps: int) -> Batch:
-        """The first rows, and at most the first steps of either side."""
+        """The first rows, and at most the first steps of either side; of the target as many words of each."""
         lengths = self.lengths[:rows].clamp_max(steps)
-        steps = min(steps, int(self.there[:, :rows].sum(0).max()))
+        steps = min(steps, int(self.there[:, :rows].sum(0).min()))
         read, said, there = (each[:steps, :rows] for each in (self.read, self.said, self.there))
         return Batch(self.source[: int(lengths.max()), :rows], lengths, read, said, there)
 
