@@ -206,7 +206,7 @@ def test_gradient_flow_is_measured_while_it_learns(call):
 
 
 def test_gradient_flow_is_told_of_sentences_of_any_lengths(call):
-    """Of translations that are longer than their sources, or shorter: the loss of the last word is looked at."""
+    """Of a translation that is longer than its source, or shorter, the last word is looked at."""
     for name, longer in (("long", True), ("short", False)):
         lines = [line.split() for line in Path("source.txt").read_text().splitlines()]
         said = [[*line, *line] if longer else line[:1] for line in lines]
