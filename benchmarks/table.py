@@ -57,7 +57,7 @@ def mean_row(family: Family, subject: str, mean: Mean) -> tuple[str, ...]:
 
 def line(cells: Iterable[str]) -> str:
     """A row for the terminal."""
-    return "".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+    return " ".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
 
 
 def rows(family: Family, records: Iterable[Record]) -> list[tuple[str, ...]]:

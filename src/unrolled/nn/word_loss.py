@@ -9,12 +9,14 @@ label smoothing is the same for all words, so it costs no pass over them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from unrolled.compile.memory import workspace
 from unrolled.errors import InputError
 
 AT_ONCE: Final = 1 << 21
@@ -43,6 +45,13 @@ def word_loss(features: Tensor, head: torch.nn.Linear, targets: Tensor, smoothin
     return found
 
 
+def _room(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uninitialised memory; on a processor that of the step before, which is not new to the system."""
+    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64):
+        return workspace(shape, like.dtype)
+    return like.new_empty(shape)
+
+
 class _WordLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -51,23 +60,20 @@ class _WordLoss(torch.autograd.Function):
         N, V = len(features), len(weight)
         needed = any(ctx.needs_input_grad)
         d_features = torch.empty_like(features) if needed else None
-        d_weight, d_bias = torch.empty_like(weight), torch.zeros_like(bias)
+        d_weight, d_bias = _room(weight.shape, weight), torch.zeros_like(bias)
         total = features.new_zeros(())
         rows = max(1, AT_ONCE // V)
+        room = _room((min(rows, N), V), features)
         for begin in range(0, N, rows):
             part = slice(begin, begin + rows)
             f, wanted = features[part], targets[part, None]
-            logits = torch.addmm(bias, f, weight.t())
-            picked = logits.gather(1, wanted)
-            torch.log_softmax(logits, 1, out=logits)
-            told = logits.gather(1, wanted)
-            total -= (1 - smoothing) * told.sum()
-            if smoothing:
-                # log Σ exp of the logits is what the picked ones lost
-                total += smoothing * (picked - told).sum()
+            logits = torch.addmm(bias, f, weight.t(), out=room[: len(f)])
+            picked, most = logits.gather(1, wanted), logits.amax(1)
+            d = torch.softmax(logits, 1, out=logits)
+            spread = (most - d.amax(1).log()).sum()  # log Σ exp of the logits, by the likeliest word
+            total += spread - (1 - smoothing) * picked.sum()
             if d_features is None:
                 continue
-            d = logits.exp_()
             d.scatter_add_(1, wanted, d.new_full(wanted.shape, smoothing - 1))
             torch.mm(d, weight, out=d_features[part])
             d_weight.addmm_(d.t(), f, beta=float(begin > 0))  # what is there at first counts nothing
