@@ -24,7 +24,7 @@ from unrolled.tasks.caption import ALONE, CaptionTask, best
 from unrolled.tasks.caption_config import CaptionConfig
 from unrolled.tasks.caption_data import Origin
 from unrolled.tasks.caption_runs import Opened, Session
-from unrolled.tasks.caption_scores import Written
+from unrolled.tasks.caption_scores import Focus, Scores, Written
 from unrolled.train.decoding import Decoding
 from unrolled.train.files import write_atomically
 
@@ -131,13 +131,13 @@ def _of_task(task: CaptionTask, each: Written) -> Looked:
 def _done(session: Session, title: str) -> str:
     """Write what a finished run has to show; returns what to say."""
     task, run = session.task, session.run
-    written = caption_runs.written_of(run)
+    written, metrics = caption_runs.written_of(run), run.metrics()
     ranked = sorted(written, key=lambda each: (-each.cider, each.place))
     page = caption_page(
         title,
         f"{len(task.data.train):,} pictures to learn from, {len(task.data.test):,} held out; "
         f"{session.trainer.step:,} steps.",
-        run.metrics(),
+        metrics,
         {name: asdict(each) for name, each in session.baselines.items()},
         {
             "The best captions": _pictures(task, ranked[:SHOWN]),
@@ -148,12 +148,13 @@ def _done(session: Session, title: str) -> str:
     )
     write_atomically(run.path / "report.html", page.encode())
     out.print(f"page: {run.path / 'report.html'}", markup=False)
-    told = task.scores(written)
-    alone = f"\n    the network alone: {task.scores(task.written(ALONE))}" if task.config.neighbours else ""
-    focus = task.focus(written)
-    where = "" if focus is None else f"\n    {focus}"
+    told = next(record["at_the_end"] for record in reversed(metrics) if "at_the_end" in record)
+    scores, alone = (Scores.from_json(**told[name]) for name in ("scores", "alone"))
+    beside = f"\n    the network alone: {alone}" if task.config.neighbours else ""
+    if told["focus"]:
+        beside += f"\n    {Focus(**told['focus'])}"
     return (
-        f"done. Held-out pictures, a beam of 5: {told}{alone}{where}\nTo caption pictures: unrolled caption "
+        f"done. Held-out pictures, a beam of 5: {scores}{beside}\nTo caption pictures: unrolled caption "
         f"{run.path} PICTURE..."
     )
 

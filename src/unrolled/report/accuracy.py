@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from unrolled.report.terminal import SMOOTHING, TerminalObserver
+from unrolled.report.terminal import TerminalObserver
 
 
 class AccuracyObserver(TerminalObserver):
@@ -19,19 +19,11 @@ class AccuracyObserver(TerminalObserver):
 
     def __init__(self, console: Console, baselines: Mapping[str, float], unit: str = "pictures") -> None:
         super().__init__(console, baselines)
-        self._unit = unit
-
-    def stepped(self, record: Mapping[str, Any]) -> None:
-        rate = record[self._unit] / record["seconds"]
-        for name, value in {**record, "rate_of_units": rate}.items():
-            self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
-        self._progress.update(self._bar, completed=record["step"], numbers=self._numbers())
+        self.unit = unit
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
         found, low, high = (record[name] for name in ("test_accuracy", "low", "high"))
-        beaten = [name for name, value in self._baselines.items() if found > value]
-        better = f" (better than {beaten[-1]})" if beaten else ""
-        training = f"   {self._numbers()}" if self._smooth else ""
+        better, training = self._beside(lambda value: found > value)
         f1 = f", F1 {record['test_f1']:.3f}" if "test_f1" in record else ""
         self._console.print(
             f"step {record['step']:>6}   test accuracy [bold]{found:.1%}[/bold], "
@@ -48,5 +40,5 @@ class AccuracyObserver(TerminalObserver):
         s = self._smooth
         return (
             f"loss {s['loss']:.3f}  training accuracy {s['accuracy']:.1%}  "
-            f"{s['rate_of_units']:,.0f} {self._unit}/s"
+            f"{s['rate_of_units']:,.0f} {self.unit}/s"
         )

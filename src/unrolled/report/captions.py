@@ -9,12 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.panel import Panel
-from rich.text import Text as RichText
 
 from unrolled.errors import InputError
 from unrolled.report.page import Finding, Lines, Mark, Part, Picture, Section, Series, Table, Text, page
-from unrolled.report.terminal import SMOOTHING, TerminalObserver
+from unrolled.report.terminal import TerminalObserver
 
 FIGURES: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "noun, %")
 
@@ -43,16 +41,10 @@ class Looked:
 class CaptionObserver(TerminalObserver):
     """As for a character model, with BLEU-4, CIDEr-D and the noun; baselines are shares of right nouns."""
 
-    def stepped(self, record: Mapping[str, Any]) -> None:
-        rate = record["pictures"] / record["seconds"]
-        for name, value in {"loss": record["loss"], "rate": rate}.items():
-            self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
-        self._progress.update(self._bar, completed=record["step"], numbers=self._numbers())
+    unit = "pictures"
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
-        beaten = [name for name, value in self._baselines.items() if record["noun"] > value]
-        better = f" (better than {beaten[-1]})" if beaten else ""
-        training = f"   {self._numbers()}" if self._smooth else ""
+        better, training = self._beside(lambda value: record["noun"] > value)
         looked = f", {record['on_object']:.2f} x on the object" if "on_object" in record else ""
         self._console.print(
             f"step {record['step']:>6}   held-out BLEU-4 [bold]{record['bleu_4']:.1f}[/bold], CIDEr-D "
@@ -60,11 +52,8 @@ class CaptionObserver(TerminalObserver):
             highlight=False,
         )
 
-    def shown(self, step: int, title: str, text: str) -> None:
-        self._console.print(Panel(RichText(text), title=title, title_align="left", expand=False))
-
     def _numbers(self) -> str:
-        return f"loss {self._smooth['loss']:.3f}  {self._smooth['rate']:,.0f} pictures/s"
+        return f"loss {self._smooth['loss']:.3f}  {self._smooth['rate_of_units']:,.0f} pictures/s"
 
 
 def caption_page(

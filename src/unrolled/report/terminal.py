@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,13 @@ SMOOTHING = 0.95
 
 
 class TerminalObserver:
-    """Leaves the bar. Where the output is no terminal, it prints a line at each measurement instead."""
+    """Leaves the bar. Where the output is no terminal, it prints a line at each measurement instead.
+
+    Attributes:
+        unit: what a step reads, as its record counts it.
+    """
+
+    unit = "characters"
 
     def __init__(self, console: Console, baselines: Mapping[str, float] | None = None) -> None:
         self._console = console
@@ -37,16 +43,14 @@ class TerminalObserver:
         self._progress.start()
 
     def stepped(self, record: Mapping[str, Any]) -> None:
-        rate = record["characters"] / record["seconds"]
-        for name, value in {**record, "rate_of_characters": rate}.items():
+        rate = record[self.unit] / record["seconds"]
+        for name, value in {**record, "rate_of_units": rate}.items():
             self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
         self._progress.update(self._bar, completed=record["step"], numbers=self._numbers())
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
         bits = record["held_out_bits_per_character"]
-        beaten = [name for name, value in self._baselines.items() if bits < value]
-        better = f" (better than {beaten[-1]})" if beaten else ""
-        training = f"   {self._numbers()}" if self._smooth else ""
+        better, training = self._beside(lambda value: bits < value)
         self._console.print(
             f"step {record['step']:>6}   held-out [bold]{bits:.3f}[/bold] bits/char{better}{training}",
             highlight=False,
@@ -58,9 +62,15 @@ class TerminalObserver:
     def ended(self) -> None:
         self._progress.stop()
 
+    def _beside(self, better: Callable[[float], bool]) -> tuple[str, str]:
+        """What stands behind a measurement: the last baseline that it is better than, and training."""
+        beaten = [name for name, value in self._baselines.items() if better(value)]
+        training = f"   {self._numbers()}" if self._smooth else ""
+        return f" (better than {beaten[-1]})" if beaten else "", training
+
     def _numbers(self) -> str:
         s = self._smooth
         return (
             f"loss {s['loss']:.3f}  {s['bits_per_character']:.2f} bits/char  "
-            f"{s['rate_of_characters'] / 1000:.1f}k chars/s"
+            f"{s['rate_of_units'] / 1000:.1f}k chars/s"
         )

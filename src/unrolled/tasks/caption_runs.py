@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ from unrolled.train import runs
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.decoding import Decoding
 from unrolled.train.files import JSON, encode_json, read_bytes, write_atomically
-from unrolled.train.loop import Observer, restore_model
+from unrolled.train.loop import restore_model
 from unrolled.train.runs import Run
 
 _SCORES: Final = {field.name for field in fields(Scores)}
@@ -47,15 +47,8 @@ WRITTEN: Final = "captions.jsonl"
 class Session(watched.Session[CaptionTask]):
     """A run that is about to train, beside what is reached without a network that writes."""
 
-    def train(self, observers: Sequence[Observer] = ()) -> bool:
-        """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop. At the end all
-        pictures that are held out are captioned with a beam, and the captions kept beside those of people."""
-        finished = super().train(observers)
-        if finished:
-            self._finish()
-        return finished
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Caption all pictures that are held out with a beam; captions are kept beside those of people."""
         task = self.task
         written = task.written(best(task.config), alone=False)
         looked = task.focus(written)

@@ -74,10 +74,10 @@ class Session(sessions.Session[DigitsTask]):
         norm of the gradient of every layer is written down, as it was at the beginning."""
         if self.trainer.step == 0:
             self._look()
-        finished = super().train(observers)
-        if finished:
-            self._look()
-        return finished
+        return super().train(observers)
+
+    def finish(self) -> None:
+        self._look()
 
     def _look(self) -> None:
         self.run.log({"step": self.trainer.step, "gradient_by_layer": self.task.gradient_by_layer()})

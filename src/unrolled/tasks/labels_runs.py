@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from unrolled.tasks.sessions import Kind, cell_from_json, run_name
 from unrolled.tasks.settings import as_settings
 from unrolled.train import runs
 from unrolled.train.checkpoint import Checkpoint
-from unrolled.train.loop import Observer, restore_model
+from unrolled.train.loop import restore_model
 
 
 def _kind(name: str, what: str) -> Kind:
@@ -52,13 +52,9 @@ Origin = Mapping[str, str]
 class Session(watched.Session[LabelTask]):
     """A run that is about to train, beside what is reached without a recurrent network."""
 
-    def train(self, observers: Sequence[Observer] = ()) -> bool:
-        """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop. At the end it is
-        written down which labels were taken for which."""
-        finished = super().train(observers)
-        if finished:
-            self.run.log({"step": self.trainer.step, "confusion": self.task.confusion()})
-        return finished
+    def finish(self) -> None:
+        """Write down which labels were taken for which."""
+        self.run.log({"step": self.trainer.step, "confusion": self.task.confusion()})
 
 
 def open_data(origin: Origin, config: LabelsConfig) -> LabelData:

@@ -94,8 +94,14 @@ class Session(Generic[TaskT]):
     baselines: Mapping[str, Any]
 
     def train(self, observers: Sequence[Observer] = ()) -> bool:
-        """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop."""
-        return train(self.trainer, self.run, self.task.config.plan, observers)
+        """Make the remaining steps, and `finish`; returns whether all were made, or Ctrl-C asked to stop."""
+        finished = train(self.trainer, self.run, self.task.config.plan, observers)
+        if finished:
+            self.finish()
+        return finished
+
+    def finish(self) -> None:
+        """Write down what is known when all steps are made."""
 
 
 def trainer_of(task: Task, config: Any) -> Trainer:

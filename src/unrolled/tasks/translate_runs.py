@@ -7,7 +7,7 @@ a checksum. Each checkpoint has the same; where the two differ, nothing is trans
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from unrolled.tasks.translate_scores import Scores
 from unrolled.train import runs
 from unrolled.train.checkpoint import Checkpoint
 from unrolled.train.files import JSON, encode_json, read_bytes, seal, unseal, write_atomically
-from unrolled.train.loop import Observer, restore_model
+from unrolled.train.loop import restore_model
 from unrolled.train.runs import Run
 
 _SCORES: Final = {field.name for field in fields(Scores)}
@@ -45,15 +45,8 @@ WRITTEN: Final = "translations.jsonl"
 class Session(watched.Session[TranslateTask]):
     """A run that is about to train, beside what is reached without a network."""
 
-    def train(self, observers: Sequence[Observer] = ()) -> bool:
-        """Make the remaining steps; returns whether all were made, or Ctrl-C asked to stop. At the end all
-        held-out sentences are translated with a beam, and kept beside the right translations."""
-        finished = super().train(observers)
-        if finished:
-            self._finish()
-        return finished
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Translate all held-out sentences with a beam; they are kept beside the right translations."""
         task = self.task
         found, texts = task.final_scores()
         told: JSON = {"bleu": asdict(found.bleu), "chrf": asdict(found.chrf), "exact": found.exact}
