@@ -8,7 +8,7 @@ similar features, and of the commonest caption.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from textwrap import shorten
@@ -30,7 +30,7 @@ from unrolled.tasks.caption_data import Batch, CaptionData, Shown
 from unrolled.tasks.caption_network import Captioner, encoder_of
 from unrolled.tasks.caption_scores import Focus, Scores, Written, each_cider, focus
 from unrolled.tasks.char import evaluating
-from unrolled.tasks.sessions import cell_to_json, trainer_of
+from unrolled.tasks.sessions import Stateless, cell_to_json, trainer_of
 from unrolled.train.decoding import Decoding, Special, decode
 from unrolled.train.files import JSON
 from unrolled.train.loop import Trainer
@@ -57,7 +57,7 @@ def best(config: CaptionConfig) -> Decoding:
     return WITH_NEIGHBOURS if config.neighbours else ALONE
 
 
-class CaptionTask:
+class CaptionTask(Stateless):
     """Captioned pictures, and a network that captions.
 
     Args:
@@ -188,12 +188,6 @@ class CaptionTask:
 
     def few(self, step: int, rows: int, steps: int) -> Batch:
         return self.data.batch(step).part(rows, steps)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        pass
 
     def facts(self) -> dict[str, JSON]:
         return {

@@ -7,7 +7,6 @@ Every step reads a batch of sequences of about the same length; what is behind t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 
@@ -23,12 +22,12 @@ from unrolled.tasks.labels_data import LabelData, labels_in
 from unrolled.tasks.labels_examples import NOTHING, Batch
 from unrolled.tasks.labels_model import Labeller, losses_of, reader_of
 from unrolled.tasks.labels_scores import Scores, scores
-from unrolled.tasks.sessions import cell_to_json, trainer_of
+from unrolled.tasks.sessions import Stateless, cell_to_json, trainer_of
 from unrolled.train.files import JSON
 from unrolled.train.loop import Trainer
 
 
-class LabelTask:
+class LabelTask(Stateless):
     """Sequences with labels, and a model that gives them.
 
     Args:
@@ -115,12 +114,6 @@ class LabelTask:
 
     def few(self, step: int, rows: int, steps: int) -> Batch:
         return self.data.train.batch(step).part(rows, steps)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        pass
 
     def facts(self) -> dict[str, JSON]:
         return {

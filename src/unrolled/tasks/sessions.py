@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from torch import Tensor
+
 import unrolled
 from unrolled.cell import Cell
 from unrolled.errors import CheckpointError, InputError, UnrolledError
@@ -52,6 +54,16 @@ class Trained(Task, Protocol):
 
     def trainer(self) -> Trainer:
         """A trainer at step 0; see `trainer_of`."""
+
+
+class Stateless:
+    """A task that carries nothing from step to step but its model: the step alone says what is read."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        pass
 
 
 TaskT = TypeVar("TaskT", bound=Trained)

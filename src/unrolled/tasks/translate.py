@@ -13,7 +13,7 @@ what is drawn, the words are drawn first, step by step, and read then, all steps
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Final
@@ -29,7 +29,7 @@ from unrolled.errors import DataError
 from unrolled.flow.trace import Losses
 from unrolled.nn.seq2seq import Seq2Seq
 from unrolled.tasks.char import evaluating
-from unrolled.tasks.sessions import cell_to_json, trainer_of
+from unrolled.tasks.sessions import Stateless, cell_to_json, trainer_of
 from unrolled.tasks.translate_config import TranslateConfig
 from unrolled.tasks.translate_data import Batch, Encoded, Sides, checksum
 from unrolled.tasks.translate_scores import Scores, Signed, baselines, scores, signed
@@ -75,7 +75,7 @@ def build(cell: Cell, sides: Sides, config: TranslateConfig) -> Seq2Seq:
     return model.to(getattr(torch, config.dtype))
 
 
-class TranslateTask:
+class TranslateTask(Stateless):
     """Sentence pairs, and a network that translates.
 
     Args:
@@ -236,12 +236,6 @@ class TranslateTask:
 
     def few(self, step: int, rows: int, steps: int) -> Batch:
         return self.batch(step).part(rows, steps)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        pass
 
     def facts(self) -> dict[str, JSON]:
         return {
