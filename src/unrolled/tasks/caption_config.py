@@ -47,8 +47,8 @@ class CaptionConfig(TrainingConfig):
     enters: Annotated[str, "how what is seen enters the step: plain, or gated by the state"] = "plain"
     neighbours: Annotated[
         float,
-        "share of the captions of similar pictures in what is written, see caption_neighbours.py; 0 for the "
-        "network alone [0.5; 0 where what looks at pictures learns too]",
+        "share of the captions of similar pictures in what is written; 0 for the network alone "
+        "[0.5; 0 where what looks at pictures learns too]",
     ] = UNSAID
     dropout: Annotated[float, "of words and of what the decoder makes of them"] = 0.3
     picture_dropout: Annotated[float, "of the picture's features"] = 0.3
